@@ -1,0 +1,2 @@
+//! The `coracle` command: parse, dispatch, map the outcome to an exit code.
+fn main() {}

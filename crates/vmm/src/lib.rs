@@ -1,0 +1,1 @@
+//! Placeholder head; the owner of the crate writes the prose.
