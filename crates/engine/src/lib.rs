@@ -1,1 +1,7 @@
-//! Placeholder head; the owner of the crate writes the prose.
+//! A sandbox: a utility VM, its image and its life.
+
+#![forbid(unsafe_code)]
+
+pub mod oci;
+pub mod root;
+pub mod run_dir;

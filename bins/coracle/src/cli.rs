@@ -1,0 +1,202 @@
+//! What the command line looks like; no behaviour.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Containers in virtual machines of their own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "coracle",
+    version,
+    about,
+    after_help = "EXAMPLES:\n  \
+        coracle run -- uname -a             a command in a VM, on the built-in root\n  \
+        coracle run -it ./rootfs sh         a shell on a root directory of yours\n  \
+        coracle run image.tar -- env        an OCI archive or a tar of a root\n  \
+        coracle doctor                      what this host lacks, and how to mend it\n\n\
+        EXIT CODES: the workload's own; 125 coracle failed, 126 the command is not \
+        executable, 127 it was not found, 128+n it died of signal n."
+)]
+pub struct Cli {
+    /// Keep data, cache and run directories below DIR.
+    #[arg(long, global = true, value_name = "DIR", env = "CORACLE_ROOT")]
+    pub root: Option<PathBuf>,
+    /// How much to say on stderr about what happens (a tracing filter, such as `debug`).
+    #[arg(long, global = true, value_name = "FILTER", env = "CORACLE_LOG", default_value = "warn")]
+    pub log: String,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a command in a container in a VM of its own.
+    Run(Box<RunArgs>),
+    /// Make or show the guest's kernel, initrd and root file systems.
+    Guest(crate::guest::GuestArgs),
+    /// Say what this host can do and what it lacks.
+    Doctor(crate::doctor::DoctorArgs),
+    /// Print a completion script for a shell.
+    Completion {
+        /// The shell to complete for.
+        shell: clap_complete::Shell,
+    },
+    /// Carry the channel of one VM (started by coracle itself).
+    #[command(hide = true)]
+    Keeper(crate::keeper::KeeperArgs),
+}
+
+/// How errors and timelines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Which accelerator the VM uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Accel {
+    /// KVM if it proves to be fast, else TCG with a word on stderr.
+    Auto,
+    /// KVM or nothing.
+    Kvm,
+    /// QEMU's own emulation, anywhere.
+    Tcg,
+}
+
+/// `coracle run`.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "coracle run [OPTIONS] [ROOTFS] [--] [COMMAND]...",
+    after_help = "ROOTFS is a directory, a tar of a root file system (plain, gzip or zstd), an OCI \
+        layout directory or an OCI archive; without it the built-in busybox root is used. The \
+        source is never changed: writes go to a layer that ends with the container.\n\n\
+        EXAMPLES:\n  \
+        coracle run -- uname -r\n  \
+        tar c . | coracle run -i -- tar t\n  \
+        coracle run -it debian/ bash\n  \
+        coracle run --memory 256m --cpus 2 -e MODE=fast app.oci.tar\n  \
+        coracle run --timeline -- true"
+)]
+pub struct RunArgs {
+    /// Root file system and command; a `--` before the command says there is no ROOTFS.
+    #[arg(
+        value_name = "ROOTFS",
+        trailing_var_arg = true,
+        num_args = 0..
+    )]
+    pub words: Vec<String>,
+    /// Pass standard input to the command.
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the command a terminal.
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Set an environment variable; without `=VALUE` it is taken from here.
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Working directory in the container.
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User to run as: name or uid, optionally `:group`.
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Memory of the VM, with k, m or g.
+    #[arg(long, value_name = "SIZE", default_value = "1g", value_parser = crate::size::parse_mib)]
+    pub memory: u64,
+    /// Virtual CPUs of the VM.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub cpus: u32,
+    /// Name of the sandbox; a random one if not given.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Host name in the container; the sandbox's name if not given.
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Remove the sandbox when the command ends (always so as yet).
+    #[arg(long)]
+    pub rm: bool,
+    /// Mount the root file system read-only.
+    #[arg(long)]
+    pub read_only: bool,
+    /// Keep writes in a disk file of this size instead of the VM's memory.
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse_mib)]
+    pub scratch: Option<u64>,
+    /// What executes the guest's code.
+    #[arg(long, value_enum, default_value = "auto", env = "CORACLE_ACCEL")]
+    pub accel: Accel,
+    /// Boot this kernel (an ELF vmlinux) instead of the guest's own.
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Ignore the image's entrypoint and run this instead.
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// Keys that leave a terminal without ending the command.
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    pub detach_keys: String,
+    /// Print on stderr when each phase was reached.
+    #[arg(long)]
+    pub timeline: bool,
+    /// How timeline and errors are written.
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// Splits the words of `run` into root file system and command.
+///
+/// `run -- CMD` has no root file system; in `run R -- CMD` and `run R CMD` it is the
+/// first word. `swallowed` says that a `--` stood before all words.
+pub fn split_words(words: &[String], swallowed: bool) -> (Option<&str>, &[String]) {
+    match words {
+        command if swallowed => (None, command),
+        [] => (None, &[]),
+        [rootfs, dashes, command @ ..] if dashes == "--" => (Some(rootfs), command),
+        [rootfs, command @ ..] => (Some(rootfs), command),
+    }
+}
+
+/// Did a `--` stand before the words of `run`? clap swallows it there, so the raw
+/// arguments decide; the words are the last of them.
+pub fn dashes_swallowed(raw: &[OsString], words: usize) -> bool {
+    let before = raw.len().checked_sub(words + 1);
+    before.and_then(|at| raw.get(at)).is_some_and(|word| word == "--")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn split(line: &str) -> (Option<String>, Vec<String>) {
+        let raw: Vec<OsString> = words(line).into_iter().map(OsString::from).collect();
+        let Command::Run(args) = Cli::try_parse_from(&raw).unwrap().command else { panic!() };
+        let (rootfs, command) = split_words(&args.words, dashes_swallowed(&raw, args.words.len()));
+        (rootfs.map(str::to_owned), command.to_vec())
+    }
+
+    #[test]
+    fn dashes_first_mean_the_built_in_root() {
+        assert_eq!(split("coracle run -- uname -r"), (None, words("uname -r")));
+        assert_eq!(split("coracle run -i -- cat -- x"), (None, words("cat -- x")));
+    }
+
+    #[test]
+    fn without_dashes_first_the_first_word_is_the_root() {
+        assert_eq!(split("coracle run dir sh -i"), (Some("dir".into()), words("sh -i")));
+        assert_eq!(split("coracle run -t dir -- sh -c x"), (Some("dir".into()), words("sh -c x")));
+        assert_eq!(split("coracle run dir -- -- x"), (Some("dir".into()), words("-- x")));
+    }
+
+    #[test]
+    fn an_unknown_option_is_not_taken_for_a_root() {
+        assert!(Cli::try_parse_from(["coracle", "run", "--bogus", "x"]).is_err());
+    }
+}

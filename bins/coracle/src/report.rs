@@ -1,0 +1,59 @@
+//! How a failure is told: one sentence, its causes, and what to do next.
+
+use std::fmt::Write as _;
+
+use coracle_engine::Explain;
+
+use crate::cli::Format;
+
+/// Our own failure, as opposed to the workload's.
+pub const EXIT_FAILURE: u8 = 125;
+
+/// Writes `error` to stderr in the chosen form.
+pub fn print_error(error: &anyhow::Error, format: Format) {
+    let text = match format {
+        Format::Text => as_text(error),
+        Format::Json => as_json(error),
+    };
+    eprint!("{text}");
+}
+
+fn as_text(error: &anyhow::Error) -> String {
+    let (code, help) = explanation(error);
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write!(text, "error");
+    if let Some(code) = code {
+        let _ = write!(text, "[{code}]");
+    }
+    let _ = writeln!(text, ": {error}");
+    for cause in error.chain().skip(1) {
+        let _ = writeln!(text, "  caused by: {cause}");
+    }
+    if let Some(help) = help {
+        let _ = writeln!(text, "help: {help}");
+    }
+    text
+}
+
+fn as_json(error: &anyhow::Error) -> String {
+    let (code, help) = explanation(error);
+    let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+    let value = serde_json::json!({
+        "error": { "code": code, "message": error.to_string(), "causes": causes, "help": help }
+    });
+    format!("{value}\n")
+}
+
+/// The stable code and the advice of the first error in the chain that has them.
+fn explanation(error: &anyhow::Error) -> (Option<&'static str>, Option<String>) {
+    match error.chain().find_map(|e| e.downcast_ref::<coracle_engine::Error>()) {
+        Some(error) => (Some(error.code()), error.help()),
+        None => (None, error.chain().find_map(|e| e.downcast_ref::<Advice>()).map(|a| a.0.clone())),
+    }
+}
+
+/// Advice attached to an error that has no code of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Advice(pub String);

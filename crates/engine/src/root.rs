@@ -1,0 +1,139 @@
+//! Where things live on the host.
+//!
+//! Three kinds of directory, all below one `--root` when that is given: *data*
+//! survives a reboot (guest files, sandbox state), *cache* can be thrown away at
+//! any time (converted images), *run* holds what dies with the host's boot
+//! (sockets, locks). Without `--root` they follow the conventions of the system
+//! for root and of XDG for everyone else.
+
+use std::path::{Path, PathBuf};
+
+/// The directories of one coracle installation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    data: PathBuf,
+    cache: PathBuf,
+    run: PathBuf,
+}
+
+/// What the choice of directories depends on; a value, so that it can be tested.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Is the effective user root?
+    pub is_root: bool,
+    /// `$HOME`.
+    pub home: Option<PathBuf>,
+    /// `$XDG_DATA_HOME`.
+    pub xdg_data_home: Option<PathBuf>,
+    /// `$XDG_CACHE_HOME`.
+    pub xdg_cache_home: Option<PathBuf>,
+    /// `$XDG_RUNTIME_DIR`.
+    pub xdg_runtime_dir: Option<PathBuf>,
+}
+
+impl Surroundings {
+    /// Reads the surroundings of this process.
+    pub fn of_this_process() -> Self {
+        let path = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        Surroundings {
+            is_root: rustix::process::geteuid().is_root(),
+            home: path("HOME"),
+            xdg_data_home: path("XDG_DATA_HOME"),
+            xdg_cache_home: path("XDG_CACHE_HOME"),
+            xdg_runtime_dir: path("XDG_RUNTIME_DIR"),
+        }
+    }
+}
+
+impl Root {
+    /// Everything below one directory, as `--root DIR` asks.
+    pub fn at(dir: &Path) -> Self {
+        Root { data: dir.to_path_buf(), cache: dir.join("cache"), run: dir.join("run") }
+    }
+
+    /// The default directories for these surroundings.
+    pub fn default_for(around: &Surroundings) -> Self {
+        if around.is_root {
+            return Root {
+                data: "/var/lib/coracle".into(),
+                cache: "/var/cache/coracle".into(),
+                run: "/run/coracle".into(),
+            };
+        }
+        let home = around.home.clone().unwrap_or_else(|| "/".into());
+        let below = |xdg: &Option<PathBuf>, fallback: &str| {
+            xdg.clone().unwrap_or_else(|| home.join(fallback)).join("coracle")
+        };
+        Root {
+            data: below(&around.xdg_data_home, ".local/share"),
+            cache: below(&around.xdg_cache_home, ".cache"),
+            run: below(&around.xdg_runtime_dir, ".cache/run"),
+        }
+    }
+
+    /// `given` (from `--root` or `CORACLE_ROOT`) or else the default.
+    pub fn choose(given: Option<&Path>) -> Self {
+        match given {
+            Some(dir) => Root::at(dir),
+            None => Root::default_for(&Surroundings::of_this_process()),
+        }
+    }
+
+    /// Kernel, initrd and built-in root file systems of the guest.
+    pub fn guest(&self) -> PathBuf {
+        self.data.join("guest")
+    }
+
+    /// The directory that survives a reboot.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Converted images, by digest.
+    pub fn images(&self) -> PathBuf {
+        self.cache.join("images")
+    }
+
+    /// Small remembered verdicts, such as the one about KVM.
+    pub fn verdicts(&self) -> PathBuf {
+        self.cache.join("verdicts")
+    }
+
+    /// One directory per live sandbox: sockets and locks.
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_uses_the_system_directories() {
+        let root = Root::default_for(&Surroundings { is_root: true, ..Default::default() });
+        assert_eq!(root.guest(), Path::new("/var/lib/coracle/guest"));
+        assert_eq!(root.run(), Path::new("/run/coracle"));
+    }
+
+    #[test]
+    fn other_users_get_xdg_directories() {
+        let around = Surroundings {
+            home: Some("/home/u".into()),
+            xdg_runtime_dir: Some("/run/user/7".into()),
+            ..Default::default()
+        };
+        let root = Root::default_for(&around);
+        assert_eq!(root.guest(), Path::new("/home/u/.local/share/coracle/guest"));
+        assert_eq!(root.images(), Path::new("/home/u/.cache/coracle/images"));
+        assert_eq!(root.run(), Path::new("/run/user/7/coracle"));
+    }
+
+    #[test]
+    fn a_given_root_holds_everything() {
+        let root = Root::at(Path::new("/x"));
+        for dir in [root.guest(), root.images(), root.run().to_path_buf(), root.verdicts()] {
+            assert!(dir.starts_with("/x"), "{dir:?}");
+        }
+    }
+}
