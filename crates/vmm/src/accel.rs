@@ -1,0 +1,1 @@
+//! Which accelerator runs guest code.

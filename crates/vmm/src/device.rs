@@ -1,0 +1,164 @@
+//! What can be plugged into a VM, at launch or later, and how it is named.
+
+use std::{fmt, os::fd::OwnedFd, path::PathBuf, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::VmmError;
+
+/// The name of a device within its VM, chosen by whoever plugs it in.
+///
+/// A letter, then letters, digits, `-`, `.` or `_`; at most 24 bytes, which leaves room for the
+/// suffixes of what stands behind a device within QEMU's 31.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DeviceId(String);
+
+impl DeviceId {
+    /// The longest id, in bytes.
+    pub const MAX: usize = 24;
+
+    /// Checks and makes an id.
+    ///
+    /// # Errors
+    /// [`VmmError::DeviceId`] when the text breaks the rules above.
+    pub fn new(id: impl Into<String>) -> Result<Self, VmmError> {
+        let id = id.into();
+        let lead = id.bytes().next().is_some_and(|b| b.is_ascii_alphabetic());
+        let rest = id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        if !lead || !rest || id.len() > Self::MAX {
+            return Err(VmmError::DeviceId { id });
+        }
+        Ok(Self(id))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for DeviceId {
+    type Err = VmmError;
+    fn from_str(id: &str) -> Result<Self, VmmError> {
+        Self::new(id)
+    }
+}
+
+impl TryFrom<String> for DeviceId {
+    type Error = VmmError;
+    fn try_from(id: String) -> Result<Self, VmmError> {
+        Self::new(id)
+    }
+}
+
+impl From<DeviceId> for String {
+    fn from(id: DeviceId) -> Self {
+        id.0
+    }
+}
+
+/// Something to plug into a running VM.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Device {
+    /// A SCSI disk.
+    Disk(Disk),
+    /// A network card.
+    Nic(Nic),
+    /// A byte channel.
+    SerialPort(SerialPort),
+}
+
+impl Device {
+    /// The id the device will have.
+    pub fn id(&self) -> &DeviceId {
+        match self {
+            Device::Disk(disk) => &disk.id,
+            Device::Nic(nic) => &nic.id,
+            Device::SerialPort(port) => &port.id,
+        }
+    }
+}
+
+/// A SCSI disk. The guest finds it by its serial number.
+#[derive(Debug)]
+pub struct Disk {
+    /// Its name.
+    pub id: DeviceId,
+    /// The file or block device, open read-only for a read-only disk and read-write for any
+    /// other: the monitor is given this very descriptor.
+    pub file: OwnedFd,
+    /// How the file is laid out.
+    pub format: DiskFormat,
+    /// Whether the guest may write.
+    pub read_only: bool,
+    /// The SCSI controller it hangs on, from 0.
+    pub controller: u32,
+    /// Its logical unit number, 0 to 255.
+    pub lun: u32,
+    /// The serial number the guest sees; at most 36 bytes of printable ASCII.
+    pub serial: String,
+}
+
+/// How a disk's file is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskFormat {
+    /// The bytes of the disk and nothing else.
+    Raw,
+    /// QEMU's own sparse format, without a backing file.
+    Qcow2,
+}
+
+/// A persistent memory device, cold only: it cannot be unplugged.
+#[derive(Debug)]
+pub struct Pmem {
+    /// Its name.
+    pub id: DeviceId,
+    /// The file behind it. Its inode must be readable (and writable, unless read-only) for the
+    /// user of the VM, since memory cannot be mapped through a passed descriptor alone.
+    pub file: OwnedFd,
+    /// Size in bytes, a multiple of 4096.
+    pub size: u64,
+    /// Whether the guest may write.
+    pub read_only: bool,
+}
+
+/// A virtio network card on a tap device.
+#[derive(Debug)]
+pub struct Nic {
+    /// Its name.
+    pub id: DeviceId,
+    /// The address the guest sees, and finds it by.
+    pub mac: MacAddress,
+    /// The opened tap device, with `IFF_VNET_HDR`.
+    pub tap: OwnedFd,
+}
+
+/// A hardware address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MacAddress(pub [u8; 6]);
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// A byte channel between host and guest, on a controller of its own.
+#[derive(Debug, Clone)]
+pub struct SerialPort {
+    /// Its name as a device.
+    pub id: DeviceId,
+    /// The name under which the guest finds it, such as `coracle.control`.
+    pub name: String,
+    /// Where the monitor listens for the host's end; one client at a time.
+    pub socket: PathBuf,
+}

@@ -1,0 +1,3 @@
+//! QMP, the language QEMU is controlled in: a client of our own, small and typed.
+mod error;
+pub use error::QmpError;
