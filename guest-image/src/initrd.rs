@@ -1,0 +1,116 @@
+//! What lies in the initrd.
+//!
+//! Under an emulated CPU every megabyte of an initrd costs boot time, first
+//! when the kernel unpacks it and again when the agent moves to a root of its
+//! own. So it holds the agent as `/init`, the modules it may need, and nothing
+//! else. Two files tell the agent about the modules:
+//!
+//! - `/etc/coracle/modules` names the files to load at boot, one absolute path
+//!   a line, in an order in which each line can be loaded when its turn comes;
+//! - `/lib/modules/RELEASE/modules.dep` is in depmod's format and knows just
+//!   the modules that are here: `FILE: FILE...`, relative to its own
+//!   directory, all that the first needs, to be loaded from last to first.
+
+use crate::cpio::{Archive, Kind};
+use crate::modules::{Module, ModuleError, ModuleIndex, Presence, module_name};
+use std::collections::BTreeSet;
+
+/// Modules every guest needs: PCI, the channel, disks, and a container's layers.
+pub const BOOT_MODULES: [&str; 6] =
+    ["virtio_pci", "virtio_console", "virtio_scsi", "sd_mod", "erofs", "overlay"];
+
+/// Modules a guest may need: file systems of its own disks, persistent memory, entropy, memory
+/// that is given back. A kernel without one of them still boots.
+pub const ON_DEMAND_MODULES: [&str; 7] =
+    ["ext4", "xfs", "virtio_pmem", "nd_pmem", "virtio_rng", "virtio_balloon", "qemu_fw_cfg"];
+
+/// The modules one guest gets.
+#[derive(Debug)]
+pub(crate) struct ModulePlan {
+    /// Files to load at boot, in order.
+    pub boot: Vec<String>,
+    /// All files, in an order in which they can be loaded.
+    pub all: Vec<String>,
+    /// For each file of `all`, what must be loaded before it, in depmod's order.
+    needs: Vec<Vec<String>>,
+    /// On-demand modules the kernel does not have.
+    pub absent: Vec<String>,
+}
+
+impl ModulePlan {
+    /// Chooses the files for [`BOOT_MODULES`] and [`ON_DEMAND_MODULES`].
+    pub(crate) fn new(index: &ModuleIndex) -> Result<Self, ModuleError> {
+        let boot = index.load_order(BOOT_MODULES)?;
+        let (present, absent): (Vec<&str>, Vec<&str>) =
+            ON_DEMAND_MODULES.iter().partition(|name| index.presence(name) != Presence::Absent);
+        let all = index.load_order(BOOT_MODULES.into_iter().chain(present))?;
+        let needs = all
+            .iter()
+            .map(|file| {
+                let mut order = index.load_order([module_name(file).as_str()])?;
+                order.pop(); // the module itself
+                order.reverse();
+                Ok(order)
+            })
+            .collect::<Result<_, ModuleError>>()?;
+        Ok(Self { boot, all, needs, absent: absent.into_iter().map(str::to_owned).collect() })
+    }
+
+    /// The text of the guest's `modules.dep`.
+    fn dep(&self) -> String {
+        let line = |(file, needs): (&String, &Vec<String>)| {
+            let needs: String = needs.iter().map(|need| format!(" {}", plain(need))).collect();
+            format!("{}:{needs}\n", plain(file))
+        };
+        self.all.iter().zip(&self.needs).map(line).collect()
+    }
+
+    /// The text of the guest's `/etc/coracle/modules`.
+    fn boot_list(&self, release: &str) -> String {
+        self.boot.iter().map(|file| format!("/lib/modules/{release}/{}\n", plain(file))).collect()
+    }
+}
+
+/// A module's file name without a compression's suffix.
+fn plain(file: &str) -> &str {
+    file.find(".ko").and_then(|at| file.get(..at + 3)).unwrap_or(file)
+}
+
+/// The files both the initrd and the VM root consist of: path, mode and content, parents first.
+pub(crate) fn guest_tree(
+    agent: &[u8],
+    release: &str,
+    plan: &ModulePlan,
+    modules: &[Module],
+) -> Vec<(String, u32, Option<Vec<u8>>)> {
+    let mut files = vec![("init".to_owned(), 0o755, agent.to_vec())];
+    files.push(("etc/coracle/modules".into(), 0o644, plan.boot_list(release).into_bytes()));
+    let base = format!("lib/modules/{release}");
+    files.push((format!("{base}/modules.dep"), 0o644, plan.dep().into_bytes()));
+    for module in modules {
+        files.push((format!("{base}/{}", module.file), 0o644, module.object.clone()));
+    }
+    let mut directories: BTreeSet<String> =
+        ["dev", "proc", "sys", "run", "tmp"].into_iter().map(str::to_owned).collect();
+    for (path, ..) in &files {
+        directories.extend(
+            path.match_indices('/').filter_map(|(at, _)| path.get(..at)).map(str::to_owned),
+        );
+    }
+    let directories = directories.into_iter().map(|path| (path, 0o755, None));
+    directories
+        .chain(files.into_iter().map(|(path, mode, content)| (path, mode, Some(content))))
+        .collect()
+}
+
+/// Makes the initrd.
+pub(crate) fn initrd(tree: &[(String, u32, Option<Vec<u8>>)]) -> Vec<u8> {
+    let mut archive = Archive::default();
+    for (path, mode, content) in tree {
+        archive.add(path, *mode, content.as_deref().map_or(Kind::Directory, Kind::File));
+    }
+    // Before devtmpfs is mounted, this is where the agent's own output goes.
+    archive.add("dev/console", 0o600, Kind::CharDevice(5, 1));
+    archive.add("dev/null", 0o666, Kind::CharDevice(1, 3));
+    archive.finish()
+}
