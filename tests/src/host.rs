@@ -1,0 +1,95 @@
+//! What is on the host: processes, mounts, cgroups, sockets and files that belong to
+//! a test's place. Leaks are found by looking, never by asking the program.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// A snapshot of what belongs to one place, as lines of text.
+#[derive(Debug, Clone, Default)]
+pub struct Host {
+    seen: BTreeSet<String>,
+    root: std::path::PathBuf,
+}
+
+impl Host {
+    /// Looks for what belongs to `root`.
+    pub fn scan(root: &Path) -> Host {
+        let mut seen = BTreeSet::new();
+        processes(root, &mut seen);
+        lines_naming("/proc/self/mounts", root, "mount", &mut seen);
+        lines_naming("/proc/net/unix", root, "socket", &mut seen);
+        cgroups(Path::new("/sys/fs/cgroup"), 0, &mut seen);
+        files(&root.join("run"), &mut seen);
+        Host { seen, root: root.to_owned() }
+    }
+
+    /// What is here and was not in `before`. The dying get three seconds to be gone:
+    /// a killed process is there until it is reaped.
+    pub fn beyond(&self, before: &Host) -> Vec<String> {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        let mut now = self.clone();
+        loop {
+            let left: Vec<String> = now.seen.difference(&before.seen).cloned().collect();
+            if left.is_empty() || Instant::now() > deadline {
+                return left;
+            }
+            sleep(Duration::from_millis(50));
+            now = Host::scan(&self.root);
+        }
+    }
+}
+
+fn processes(root: &Path, seen: &mut BTreeSet<String>) {
+    let mark = root.as_os_str().as_encoded_bytes();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
+            continue;
+        };
+        let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        let command_line = read("cmdline");
+        let has_mark = |bytes: &[u8]| bytes.windows(mark.len()).any(|w| w == mark);
+        let open_files = || {
+            fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten().any(|fd| {
+                fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(root))
+            })
+        };
+        if pid != std::process::id()
+            && (has_mark(&command_line) || has_mark(&read("environ")) || open_files())
+        {
+            let shown = String::from_utf8_lossy(&command_line).replace('\0', " ");
+            seen.insert(format!("process {pid}: {shown}"));
+        }
+    }
+}
+
+fn lines_naming(file: &str, root: &Path, what: &str, seen: &mut BTreeSet<String>) {
+    let root = root.to_string_lossy();
+    let text = fs::read_to_string(file).unwrap_or_default();
+    seen.extend(text.lines().filter(|l| l.contains(&*root)).map(|l| format!("{what}: {l}")));
+}
+
+/// Directories of ours in the control group trees (named after coracle).
+fn cgroups(dir: &Path, depth: u32, seen: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if !entry.file_type().is_ok_and(|t| t.is_dir()) {
+            continue;
+        }
+        let path = entry.path();
+        if path.to_string_lossy().contains("coracle") {
+            seen.insert(format!("cgroup: {}", path.display()));
+        }
+        if depth < 4 {
+            cgroups(&path, depth + 1, seen);
+        }
+    }
+}
+
+fn files(dir: &Path, seen: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        seen.insert(format!("file: {}", entry.path().display()));
+        files(&entry.path(), seen);
+    }
+}

@@ -1,0 +1,11 @@
+//! What the tests of the whole share: a place of their own, the command under test,
+//! and a look at the host before and after.
+//!
+//! The command and the guest files are those `make setup` made; a test that cannot
+//! find them fails and says so.
+
+pub mod host;
+pub mod place;
+
+pub use host::Host;
+pub use place::Place;

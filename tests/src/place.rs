@@ -1,0 +1,109 @@
+//! A root directory of a test's own, with the shared guest files in it.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+use crate::Host;
+
+/// A private `--root`; everything a test starts carries its mark.
+#[derive(Debug)]
+pub struct Place {
+    dir: TempDir,
+    before: Host,
+}
+
+impl Place {
+    /// Makes one. Conversions of images are cached below it, not in the user's cache.
+    ///
+    /// # Panics
+    /// When the guest files are not there.
+    pub fn new() -> Place {
+        let guest = guest_dir();
+        assert!(
+            guest.join("manifest.json").exists(),
+            "no guest files in {}: run `make setup` first",
+            guest.display()
+        );
+        let dir = tempfile::Builder::new().prefix("coracle-test").tempdir().unwrap();
+        symlink(&guest, dir.path().join("guest")).unwrap();
+        let before = Host::scan(dir.path());
+        Place { dir, before }
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// `coracle ARGS...` in this place.
+    pub fn coracle<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Command {
+        let mut command = Command::new(binary());
+        command.args(args).env("CORACLE_ROOT", self.root()).env_remove("CORACLE_LOG");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `coracle ARGS...` to its end.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn output<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Output {
+        self.coracle(args).output().expect("the command under test starts")
+    }
+
+    /// Fails if anything of this place is left on the host, but for cached images.
+    ///
+    /// # Panics
+    /// When something is left: it is named.
+    pub fn assert_nothing_left(&self) {
+        let left = Host::scan(self.root()).beyond(&self.before);
+        assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Place::new()
+    }
+}
+
+/// The command under test: `$CORACLE_BIN`, else what `make setup` built.
+///
+/// # Panics
+/// When it was not built.
+pub fn binary() -> PathBuf {
+    let path = std::env::var_os("CORACLE_BIN").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/coracle"),
+        PathBuf::from,
+    );
+    assert!(path.exists(), "{} is not there: run `make build` first", path.display());
+    path
+}
+
+/// Where `make setup` put the guest files.
+pub fn guest_dir() -> PathBuf {
+    let root = std::env::var_os("CORACLE_ROOT").map(PathBuf::from);
+    root.unwrap_or_else(|| {
+        if nix_is_root() {
+            return "/var/lib/coracle".into();
+        }
+        let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).unwrap_or_else(|| {
+            Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".local/share")
+        });
+        data.join("coracle")
+    })
+    .join("guest")
+}
+
+fn nix_is_root() -> bool {
+    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0
+}
+
+/// The text a command wrote, for messages and comparisons.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
