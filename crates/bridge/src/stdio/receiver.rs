@@ -1,0 +1,233 @@
+//! The receiving end of a stream: frames in, bytes out, acknowledgements back.
+//!
+//! It has no task of its own. A byte counts as consumed, and is acknowledged,
+//! once the reader comes back for more: only then is it sure that the caller has
+//! done with the previous bytes what it wanted to do.
+//!
+//! ```text
+//!   Open --Eof--> Saying (Stop on its way out) --written--> Done
+//!     '--fault--> Failed (every further read fails)
+//! ```
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::StdioError;
+use super::frame::{DATA_MAX, Frame, HEADER_LEN};
+
+/// Consumed bytes are acknowledged at the latest when this many are due.
+const ACK_EVERY: u64 = 128 * 1024;
+
+/// Reads one stream off a connection, as an [`AsyncRead`] that gives every byte
+/// once and in order, and an error, never an end of file, for a lost connection.
+#[derive(Debug)]
+pub struct Receiver<S> {
+    connection: S,
+    inbound: BytesMut,
+    /// The rest of the `Data` frame being handed out.
+    data: BytesMut,
+    outbound: BytesMut,
+    /// Offset of the next byte to hand out.
+    offset: u64,
+    acknowledged: u64,
+    lost: u64,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Saying,
+    Done,
+    Failed,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
+    /// A receiver whose next byte has the offset `from`.
+    pub fn new(connection: S, from: u64) -> Self {
+        Self {
+            connection,
+            inbound: BytesMut::new(),
+            data: BytesMut::new(),
+            outbound: BytesMut::new(),
+            offset: from,
+            acknowledged: from,
+            lost: 0,
+            phase: Phase::Open,
+        }
+    }
+
+    /// Offset after the last byte that was handed out: where a successor goes on.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How many bytes the sender had to drop before we could read them.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// The connection, for a look at it; reading from it breaks the stream.
+    pub fn connection(&self) -> &S {
+        &self.connection
+    }
+
+    /// Says that the rest of the stream is not wanted, and closes the connection.
+    ///
+    /// # Errors
+    /// What the connection says; the sender then keeps the rest for a successor.
+    pub async fn stop(mut self) -> io::Result<()> {
+        if self.phase == Phase::Open {
+            self.say_stop();
+        }
+        self.connection.write_all_buf(&mut self.outbound).await?;
+        self.connection.shutdown().await
+    }
+
+    fn say_stop(&mut self) {
+        let offset = self.offset;
+        Frame::Stop { offset }.encode(&mut self.outbound);
+        self.phase = Phase::Saying;
+    }
+
+    /// Writes as much of the outbound bytes as the connection takes now.
+    fn poll_say(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outbound.is_empty() {
+            let written = ready!(Pin::new(&mut self.connection).poll_write(cx, &self.outbound))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.outbound.advance(written);
+        }
+        Pin::new(&mut self.connection).poll_flush(cx)
+    }
+
+    /// Queues an acknowledgement of all that was handed out, unless the last one
+    /// is still on its way out.
+    fn acknowledge(&mut self) {
+        if self.offset == self.acknowledged || !self.outbound.is_empty() {
+            return;
+        }
+        let offset = self.offset;
+        Frame::Ack { offset }.encode(&mut self.outbound);
+        self.acknowledged = self.offset;
+    }
+
+    /// Takes the next frame from the inbound bytes; whether there was one.
+    fn take_frame(&mut self) -> Result<bool, StdioError> {
+        let Some(frame) = Frame::decode(&mut self.inbound)? else {
+            return Ok(false);
+        };
+        let at = self.offset;
+        let unexpected = StdioError::Unexpected { kind: frame.name(), at };
+        match frame {
+            Frame::Data { offset, mut bytes } => {
+                // A sender that was resumed may repeat what we already have.
+                let known = at.checked_sub(offset).ok_or(unexpected)?;
+                let known = usize::try_from(known).unwrap_or(usize::MAX).min(bytes.len());
+                bytes.advance(known);
+                self.data = bytes;
+            }
+            Frame::Gap { from, to } => {
+                if from > at || to < from {
+                    return Err(unexpected);
+                }
+                self.lost += to.saturating_sub(at);
+                self.offset = at.max(to);
+                tracing::warn!(from = at, to, "output was dropped before it could be read");
+            }
+            Frame::Eof { offset } if offset == at => self.say_stop(),
+            Frame::Eof { .. } | Frame::Open { .. } | Frame::Ack { .. } | Frame::Stop { .. } => {
+                return Err(unexpected);
+            }
+        }
+        Ok(true)
+    }
+
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<Result<(), StdioError>> {
+        if self.offset - self.acknowledged >= ACK_EVERY {
+            self.acknowledge();
+        }
+        loop {
+            match self.phase {
+                Phase::Open => {}
+                Phase::Saying => {
+                    // The stream is whole; that the sender cannot be told any more is its loss.
+                    let _ = ready!(self.poll_say(cx));
+                    let _ = Pin::new(&mut self.connection).poll_shutdown(cx);
+                    self.phase = Phase::Done;
+                }
+                Phase::Done => return Poll::Ready(Ok(())),
+                Phase::Failed => {
+                    return Poll::Ready(Err(self.lost_by(io::ErrorKind::NotConnected)));
+                }
+            }
+            if !self.data.is_empty() {
+                self.poll_acknowledge(cx);
+                let length = self.data.len().min(into.remaining());
+                into.put_slice(&self.data.split_to(length));
+                self.offset += length as u64;
+                return Poll::Ready(Ok(()));
+            }
+            if self.take_frame()? {
+                continue;
+            }
+            self.inbound.reserve(HEADER_LEN + DATA_MAX);
+            // The future keeps nothing between polls, so a fresh one each time is the same.
+            let read = pin!(self.connection.read_buf(&mut self.inbound)).poll(cx);
+            match read {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(self.lost_by(io::ErrorKind::UnexpectedEof)));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(source)) => {
+                    let at = self.offset;
+                    return Poll::Ready(Err(StdioError::Lost { at, source }));
+                }
+                Poll::Pending => {
+                    self.acknowledge();
+                    self.poll_acknowledge(cx);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Lets an acknowledgement out if the connection takes it now. That it does
+    /// not, or has broken, is for the reading side to find out.
+    fn poll_acknowledge(&mut self, cx: &mut Context<'_>) {
+        if let Poll::Ready(Err(_)) = self.poll_say(cx) {
+            self.outbound.clear();
+        }
+    }
+
+    fn lost_by(&self, kind: io::ErrorKind) -> StdioError {
+        StdioError::Lost { at: self.offset, source: kind.into() }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Receiver<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if into.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let result = ready!(this.poll_next(cx, into));
+        if result.is_err() {
+            this.phase = Phase::Failed;
+        }
+        Poll::Ready(result.map_err(io::Error::from))
+    }
+}
