@@ -1,0 +1,117 @@
+//! What a Linux host wants to know beyond the seed's options. All of it is ours.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_vmm::{Accel, User};
+
+/// How the host runs the VM. The default suits a program that embeds one: everything in a run
+/// folder of its own, the channel kept by a task, the VM dead when its owner is.
+#[derive(Debug, Clone)]
+pub struct HostOptions {
+    /// The folder for the VM's sockets, made if missing and removed at close if it was made.
+    /// None: [`super::default_run_dir`].
+    pub run_dir: Option<PathBuf>,
+    /// Who carries the channel between host and guest.
+    pub keeper: KeeperPlacement,
+    /// Whether guest code runs on the processor or is translated.
+    pub accelerator: Accel,
+    /// Kill the VM when this process dies (the seed's `ShouldTerminateOnLastHandleClosed`), and
+    /// when the last handle is dropped without a close.
+    pub die_with_owner: bool,
+    /// The memory must be locked into RAM, or create fails. Physically backed memory is locked
+    /// where the limits allow it even without this.
+    pub lock_memory: bool,
+    /// Run the VM as this user. None: as ourselves.
+    pub user: Option<User>,
+    /// The name of the VM's cgroup below ours. None: one is made only when a limit asks for it,
+    /// named after the VM.
+    pub cgroup: Option<PathBuf>,
+    /// Disks that are plugged in before power-on, in the order of their LUNs.
+    pub cold_disks: Vec<ColdDisk>,
+    /// The name the guest gives itself. None: its own default.
+    pub hostname: Option<String>,
+    /// The file system of a root image, as `mount -t` names it. Default: `erofs`.
+    pub root_filesystem: String,
+    /// The limit for create. Default 4 minutes, or `HCSSHIM_TIMEOUT_SYSTEMCREATE` in seconds.
+    pub create_timeout: Duration,
+    /// The limit for everything start does. Default 2 minutes, or
+    /// `HCSSHIM_TIMEOUT_SYSTEMSTART` in seconds.
+    pub start_timeout: Duration,
+    /// The limit for undoing: it is counted afresh and never shared with the operation that
+    /// failed.
+    pub cleanup_timeout: Duration,
+}
+
+impl Default for HostOptions {
+    fn default() -> Self {
+        let variable = |name: &str| std::env::var(name).ok();
+        Self {
+            run_dir: None,
+            keeper: KeeperPlacement::default(),
+            accelerator: Accel::default(),
+            die_with_owner: true,
+            lock_memory: false,
+            user: None,
+            cgroup: None,
+            cold_disks: Vec::new(),
+            hostname: None,
+            root_filesystem: "erofs".to_owned(),
+            create_timeout: seconds(variable("HCSSHIM_TIMEOUT_SYSTEMCREATE"), 240),
+            start_timeout: seconds(variable("HCSSHIM_TIMEOUT_SYSTEMSTART"), 120),
+            cleanup_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+fn seconds(text: Option<String>, default: u64) -> Duration {
+    let given = text.and_then(|text| text.parse().ok()).filter(|&seconds| seconds > 0);
+    Duration::from_secs(given.unwrap_or(default))
+}
+
+/// Who carries the channel.
+#[derive(Debug, Clone, Default)]
+pub enum KeeperPlacement {
+    /// A task of this process: nothing more to install, gone with its owner.
+    #[default]
+    Task,
+    /// A process of its own, which outlives this one: the command and its arguments, to which
+    /// `--dir FOLDER` is added. `coracle keeper` is such a command.
+    Process(Vec<String>),
+}
+
+/// A disk that is there from power-on.
+#[derive(Debug, Clone)]
+pub struct ColdDisk {
+    /// The serial by which the guest finds it (1 to 36 characters), unique in the VM.
+    pub serial: String,
+    /// The opened disk or image file. The VM gets a duplicate; the path is never looked up again.
+    pub file: Arc<OwnedFd>,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Where start mounts it; None leaves it unmounted.
+    pub mount: Option<ColdMount>,
+}
+
+/// Where and as what a cold disk is mounted in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColdMount {
+    /// The folder in the guest, made if missing.
+    pub path: String,
+    /// The file system: `erofs`, `ext4` or `xfs`.
+    pub filesystem: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_limit_in_the_environment_is_in_seconds_and_never_zero() {
+        let limit = |text: &str| seconds(Some(text.to_owned()), 240).as_secs();
+        assert_eq!(["7", "0", "soon", ""].map(limit), [7, 240, 240, 240]);
+        assert_eq!(seconds(None, 120).as_secs(), 120);
+    }
+}
