@@ -1,13 +1,16 @@
 //! From the inputs to the folder, step by step.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::folder::{FolderLock, GuestFiles};
 use crate::initrd::{self, ModulePlan};
-use crate::kernel::{Kernel, is_x86_64_elf, needs_interpreter};
+use crate::kernel::{Kernel, KernelError, is_x86_64_elf, needs_interpreter};
 use crate::manifest::{FileRecord, KernelRecord, Manifest, ModuleRecord, SCHEMA};
-use crate::modules::{ModuleError, ModuleIndex, module_name, read_module};
-use crate::{BuildError, busybox, root};
+use crate::modules::{Module, ModuleError, ModuleIndex, module_name, read_module};
+use crate::tree::{self, Entry};
+use crate::{BuildError, busybox};
 
 /// Changes whenever the same inputs give other outputs, so that older files count as stale. A
 /// test pins it to the digests of a set of files made from fixed inputs.
@@ -80,29 +83,64 @@ pub fn build(recipe: &GuestRecipe, mut report: impl FnMut(&Step)) -> Result<Buil
     }
 
     let mut staging = lock.stage()?;
-    let mut step = |name, bytes: &[u8], note: String| -> Result<(), BuildError> {
-        let record = staging.write(name, bytes)?;
-        report(&Step { output: record.name.clone(), size: record.size, note });
-        Ok(())
+    let mut make = |name, note: String, fill: &dyn Fn(&mut File) -> Result<(), BuildError>| {
+        let record = staging.create(name, fill)?;
+        report(&Step { output: record.name, size: record.size, note });
+        Ok::<_, BuildError>(())
     };
-    let kernel_fault = |source| BuildError::Kernel { path: recipe.kernel.clone(), source };
-    let vmlinux = inputs.kernel.vmlinux().map_err(kernel_fault)?;
-    step(
-        "vmlinux",
-        &vmlinux,
-        format!("Linux {} ({})", inputs.kernel.release, inputs.kernel.compression),
-    )?;
-    drop(vmlinux);
-    step("kernel", &inputs.kernel_image, "the distribution's own".into())?;
-    let tree =
-        initrd::guest_tree(&inputs.agent, &inputs.kernel.release, &inputs.plan, &inputs.modules);
-    let modules = format!("the agent and {} modules", inputs.modules.len());
-    step("initrd.img", &initrd::initrd(&tree), modules.clone())?;
-    step("root.img", &root::root_image(&tree)?, modules)?;
-    step("rootfs.erofs", &busybox::rootfs(&inputs.busybox)?, "busybox".into())?;
+    let Kernel { release, compression, .. } = &inputs.kernel;
+    let tree = initrd::guest_tree(&inputs.agent, release, &inputs.plan, &inputs.modules);
+    let programs = busybox::programs(&inputs.busybox, &inputs.applets);
+    let with_modules = format!("the agent and {} modules", inputs.modules.len());
+
+    make("vmlinux", format!("Linux {release}, unpacked from {compression}"), &|file| {
+        let vmlinux = inputs.kernel.vmlinux().map_err(|source| recipe.kernel_fault(source))?;
+        write("vmlinux", file, &vmlinux)
+    })?;
+    make("kernel", "the same as the distribution packed it".into(), &|file| {
+        write("kernel", file, &inputs.kernel_image)
+    })?;
+    make("initrd.img", with_modules.clone(), &|file| {
+        write("initrd.img", file, &initrd::initrd(&tree))
+    })?;
+    make("rootfs.erofs", format!("busybox with {} applets", inputs.applets.len()), &|file| {
+        erofs("rootfs.erofs", file, &busybox::rootfs(&inputs.busybox, &inputs.applets))
+    })?;
+    let tree = tree::with_parents(tree.into_iter().chain(programs).collect());
+    make("root.img", format!("{with_modules}, and busybox"), &|file| {
+        erofs("root.img", file, &tree)?;
+        pad_to_pmem(file).map_err(|source| image_fault("root.img", source))
+    })?;
 
     let manifest = inputs.manifest();
     Ok(Built::Made(staging.publish(manifest)?))
+}
+
+impl GuestRecipe {
+    fn kernel_fault(&self, source: KernelError) -> BuildError {
+        BuildError::Kernel { path: self.kernel.clone(), source }
+    }
+}
+
+fn write(output: &'static str, file: &mut File, bytes: &[u8]) -> Result<(), BuildError> {
+    file.write_all(bytes).map_err(|source| image_fault(output, source))
+}
+
+fn erofs(output: &'static str, file: &File, tree: &[Entry<'_>]) -> Result<(), BuildError> {
+    let file = file.try_clone().map_err(|source| image_fault(output, source))?;
+    tree::write_erofs(tree, file).map_err(|source| image_fault(output, source))
+}
+
+fn image_fault(
+    output: &'static str,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> BuildError {
+    BuildError::Image { output, source: Box::new(source) }
+}
+
+/// Rounds a file up to what the kernel accepts as persistent memory: whole 2 MiB pages.
+fn pad_to_pmem(file: &File) -> std::io::Result<()> {
+    file.set_len(file.metadata()?.len().next_multiple_of(2 << 20))
 }
 
 /// All inputs, read and checked.
@@ -111,18 +149,23 @@ struct Inputs {
     kernel_image: Vec<u8>,
     agent: Vec<u8>,
     busybox: Vec<u8>,
+    applets: Vec<String>,
     plan: ModulePlan,
-    modules: Vec<crate::modules::Module>,
+    modules: Vec<Module>,
     records: Vec<FileRecord>,
 }
 
 impl Inputs {
     fn read(recipe: &GuestRecipe) -> Result<Self, BuildError> {
         let kernel_image = read_input("kernel", &recipe.kernel)?;
-        let kernel = Kernel::parse(&kernel_image)
-            .map_err(|source| BuildError::Kernel { path: recipe.kernel.clone(), source })?;
+        let kernel = Kernel::parse(&kernel_image).map_err(|source| recipe.kernel_fault(source))?;
         let agent = read_executable("agent", &recipe.agent)?;
         let busybox = read_executable("busybox", &recipe.busybox)?;
+        let applets = busybox::applets(&recipe.busybox).map_err(|source| BuildError::Input {
+            role: "busybox",
+            path: recipe.busybox.clone(),
+            source,
+        })?;
         let (plan, modules) = read_modules(&recipe.modules, &kernel.release)
             .map_err(|source| BuildError::Modules { path: recipe.modules.clone(), source })?;
 
@@ -134,7 +177,7 @@ impl Inputs {
         for module in &modules {
             records.push(FileRecord::of(format!("module/{}", module.file), &module.stored));
         }
-        Ok(Self { kernel, kernel_image, agent, busybox, plan, modules, records })
+        Ok(Self { kernel, kernel_image, agent, busybox, applets, plan, modules, records })
     }
 
     /// The manifest, but for the outputs.
@@ -161,10 +204,7 @@ impl Inputs {
     }
 }
 
-fn read_modules(
-    directory: &Path,
-    release: &str,
-) -> Result<(ModulePlan, Vec<crate::modules::Module>), ModuleError> {
+fn read_modules(directory: &Path, release: &str) -> Result<(ModulePlan, Vec<Module>), ModuleError> {
     let directory = modules_of_release(directory, release)?;
     let plan = ModulePlan::new(&ModuleIndex::read(&directory, release)?)?;
     let modules =
@@ -209,4 +249,34 @@ fn read_executable(role: &'static str, path: &Path) -> Result<Vec<u8>, BuildErro
         return Ok(bytes);
     };
     Err(BuildError::NotStatic { role, path: path.to_owned(), fault })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// If this fails, the recipe has changed: give [`RECIPE`] the next number, so that files made
+    /// before count as stale, and write the new digest here.
+    #[test]
+    fn the_recipe_number_stands_for_these_bytes() {
+        let module = Module {
+            file: "kernel/erofs.ko".into(),
+            stored: b"\x7fELF".to_vec(),
+            object: b"\x7fELF".to_vec(),
+        };
+        let index = ModuleIndex::for_tests();
+        let plan = ModulePlan::new(&index).unwrap();
+        let modules = [module];
+        let tree = initrd::guest_tree(b"agent", "6.1.0", &plan, &modules);
+        let mut bytes = initrd::initrd(&tree);
+        let mut image = tempfile::tempfile().unwrap();
+        erofs("rootfs.erofs", &image, &busybox::rootfs(b"busybox", &["bin/sh".into()])).unwrap();
+        std::io::Seek::rewind(&mut image).unwrap();
+        std::io::Read::read_to_end(&mut image, &mut bytes).unwrap();
+        let digest = FileRecord::of("all", &bytes).sha256;
+        assert_eq!(
+            (RECIPE, digest.as_str()),
+            (1, "7348b0b9e412d21f85792883ac8cfff18ec76e8fe951b4c3f69ffe5cc79e8dd8")
+        );
+    }
 }

@@ -7,6 +7,7 @@
 //! build that dies leaves a folder beside ours, which the next one removes.
 
 use std::fs::File;
+use std::io::{Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
@@ -120,8 +121,10 @@ impl GuestFiles {
     pub fn are_whole(&self) -> Result<bool, FolderError> {
         for record in &self.manifest.outputs {
             let path = self.folder.join(&record.name);
-            let bytes = std::fs::read(&path).map_err(failed("read", &path))?;
-            if FileRecord::of(&record.name, &bytes) != *record {
+            let found = File::open(&path)
+                .and_then(|mut file| FileRecord::read(&record.name, &mut file))
+                .map_err(failed("read", &path))?;
+            if found != *record {
                 return Ok(false);
             }
         }
@@ -239,22 +242,37 @@ pub(crate) struct Staging<'a> {
 }
 
 impl Staging<'_> {
-    /// Writes one file and remembers its digest.
-    pub(crate) fn write(
+    /// Makes one file: `fill` gets it, empty, to write to. Its digest is remembered.
+    pub(crate) fn create<E: From<FolderError>>(
         &mut self,
         name: &'static str,
-        bytes: &[u8],
-    ) -> Result<&FileRecord, FolderError> {
-        self.write_durably(name, bytes)?;
-        let index = self.records.len();
-        self.records.push(FileRecord::of(name, bytes));
-        Ok(&self.records[index])
+        fill: impl FnOnce(&mut File) -> Result<(), E>,
+    ) -> Result<FileRecord, E> {
+        let path = self.path.join(name);
+        let mut file = File::options()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(failed("create", &path))?;
+        fill(&mut file)?;
+        file.sync_all().map_err(failed("sync", &path))?;
+        file.rewind().map_err(failed("read", &path))?;
+        let record = FileRecord::read(name, &mut file).map_err(failed("read", &path))?;
+        self.records.push(record.clone());
+        Ok(record)
     }
 
     /// Writes the manifest and puts the whole set in the folder's place.
     pub(crate) fn publish(mut self, mut manifest: Manifest) -> Result<GuestFiles, FolderError> {
         manifest.outputs = std::mem::take(&mut self.records);
-        self.write_durably(MANIFEST, manifest.to_json().as_bytes())?;
+        let manifest_path = self.path.join(MANIFEST);
+        File::create_new(&manifest_path)
+            .and_then(|mut file| {
+                file.write_all(manifest.to_json().as_bytes())?;
+                file.sync_all()
+            })
+            .map_err(failed("write", &manifest_path))?;
         let folder = &self.lock.folder;
         if folder.exists() {
             let exchange = RenameFlags::EXCHANGE;
@@ -266,16 +284,6 @@ impl Staging<'_> {
         let parent = folder.parent().unwrap_or(Path::new("/"));
         File::open(parent).and_then(|dir| dir.sync_all()).map_err(failed("sync", parent))?;
         Ok(GuestFiles { folder: folder.clone(), manifest })
-    }
-
-    fn write_durably(&self, name: &str, bytes: &[u8]) -> Result<(), FolderError> {
-        let path = self.path.join(name);
-        let write = || {
-            let mut file = File::create_new(&path)?;
-            std::io::Write::write_all(&mut file, bytes)?;
-            file.sync_all()
-        };
-        write().map_err(failed("write", &path))
     }
 }
 

@@ -13,7 +13,10 @@
 
 use crate::cpio::{Archive, Kind};
 use crate::modules::{Module, ModuleError, ModuleIndex, Presence, module_name};
-use std::collections::BTreeSet;
+use crate::tree::{Entry, Node, with_parents};
+
+/// Directories the agent mounts file systems on.
+const MOUNT_POINTS: [&str; 5] = ["dev", "proc", "run", "sys", "tmp"];
 
 /// Modules every guest needs: PCI, the channel, disks, and a container's layers.
 pub const BOOT_MODULES: [&str; 6] =
@@ -76,38 +79,35 @@ fn plain(file: &str) -> &str {
     file.find(".ko").and_then(|at| file.get(..at + 3)).unwrap_or(file)
 }
 
-/// The files both the initrd and the VM root consist of: path, mode and content, parents first.
-pub(crate) fn guest_tree(
-    agent: &[u8],
+/// The files both the initrd and the VM's root on persistent memory consist of.
+pub(crate) fn guest_tree<'a>(
+    agent: &'a [u8],
     release: &str,
     plan: &ModulePlan,
-    modules: &[Module],
-) -> Vec<(String, u32, Option<Vec<u8>>)> {
-    let mut files = vec![("init".to_owned(), 0o755, agent.to_vec())];
-    files.push(("etc/coracle/modules".into(), 0o644, plan.boot_list(release).into_bytes()));
+    modules: &'a [Module],
+) -> Vec<Entry<'a>> {
     let base = format!("lib/modules/{release}");
-    files.push((format!("{base}/modules.dep"), 0o644, plan.dep().into_bytes()));
-    for module in modules {
-        files.push((format!("{base}/{}", module.file), 0o644, module.object.clone()));
-    }
-    let mut directories: BTreeSet<String> =
-        ["dev", "proc", "sys", "run", "tmp"].into_iter().map(str::to_owned).collect();
-    for (path, ..) in &files {
-        directories.extend(
-            path.match_indices('/').filter_map(|(at, _)| path.get(..at)).map(str::to_owned),
-        );
-    }
-    let directories = directories.into_iter().map(|path| (path, 0o755, None));
-    directories
-        .chain(files.into_iter().map(|(path, mode, content)| (path, mode, Some(content))))
-        .collect()
+    let mut entries: Vec<Entry<'a>> =
+        MOUNT_POINTS.into_iter().map(|path| Entry::directory(path, 0o755)).collect();
+    entries.push(Entry::file("init", 0o755, agent));
+    entries.push(Entry::file("etc/coracle/modules", 0o644, plan.boot_list(release).into_bytes()));
+    entries.push(Entry::file(format!("{base}/modules.dep"), 0o644, plan.dep().into_bytes()));
+    entries.extend(modules.iter().map(|module| {
+        Entry::file(format!("{base}/{}", module.file), 0o644, module.object.as_slice())
+    }));
+    with_parents(entries)
 }
 
-/// Makes the initrd.
-pub(crate) fn initrd(tree: &[(String, u32, Option<Vec<u8>>)]) -> Vec<u8> {
+/// Makes the initrd of the tree.
+pub(crate) fn initrd(tree: &[Entry<'_>]) -> Vec<u8> {
     let mut archive = Archive::default();
-    for (path, mode, content) in tree {
-        archive.add(path, *mode, content.as_deref().map_or(Kind::Directory, Kind::File));
+    for Entry { path, mode, node } in tree {
+        let kind = match node {
+            Node::Directory => Kind::Directory,
+            Node::File(content) => Kind::File(content),
+            Node::Symlink(target) => Kind::Symlink(target),
+        };
+        archive.add(path, *mode, kind);
     }
     // Before devtmpfs is mounted, this is where the agent's own output goes.
     archive.add("dev/console", 0o600, Kind::CharDevice(5, 1));

@@ -200,4 +200,4 @@ fn long(bytes: &[u8], offset: usize) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -15,8 +15,8 @@
 //! ```text
 //! vmlinuz ──► kernel ──► vmlinux          (kernel, payload)
 //! modules ──► modules ─┬► initrd.img      (initrd, cpio)
-//! agent  ──────────────┴► root.img        (root)
-//! busybox ─────────────► rootfs.erofs     (busybox)
+//! agent  ──────────────┴► root.img        (tree)
+//! busybox ────────────┴─► rootfs.erofs    (busybox)
 //!                      └► manifest.json   (manifest), folder replaced (folder)
 //! ```
 
@@ -24,14 +24,14 @@
 
 mod assemble;
 mod busybox;
-mod cpio;
+pub mod cpio;
 mod folder;
 mod initrd;
 mod kernel;
 mod manifest;
 mod modules;
 mod payload;
-mod root;
+mod tree;
 
 pub use assemble::{Built, GuestRecipe, Step, build};
 pub use folder::{FolderError, GuestFiles};

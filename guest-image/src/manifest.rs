@@ -79,9 +79,31 @@ pub enum ManifestError {
 impl FileRecord {
     /// The record of a file with these bytes.
     pub(crate) fn of(name: impl Into<String>, bytes: &[u8]) -> Self {
-        let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { name: name.into(), size: bytes.len() as u64, sha256 }
+        Self { name: name.into(), size: bytes.len() as u64, sha256: hex(&Sha256::digest(bytes)) }
     }
+
+    /// The record of a file with what `content` gives.
+    pub(crate) fn read(
+        name: impl Into<String>,
+        content: &mut impl std::io::Read,
+    ) -> std::io::Result<Self> {
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 256 << 10];
+        let mut size = 0;
+        loop {
+            let length = content.read(&mut buffer)?;
+            if length == 0 {
+                break;
+            }
+            hasher.update(&buffer[..length]);
+            size += length as u64;
+        }
+        Ok(Self { name: name.into(), size, sha256: hex(&hasher.finalize()) })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Manifest {

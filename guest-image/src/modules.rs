@@ -138,6 +138,14 @@ impl ModuleIndex {
         Ok(Self { files, builtin: builtin.lines().map(module_name).collect() })
     }
 
+    /// Every boot module as a file that needs nothing.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        let dep: String =
+            crate::BOOT_MODULES.iter().map(|name| format!("kernel/{name}.ko:\n")).collect();
+        Self::parse(&dep, "").expect("well-formed lines")
+    }
+
     /// Whether the kernel has module `name`, and how.
     pub(crate) fn presence(&self, name: &str) -> Presence {
         let name = module_name(name);

@@ -147,7 +147,7 @@ fn expand_lz4_legacy(bytes: &[u8], limit: usize) -> std::io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::io::Write;
 
