@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
 
 use super::frame::{DATA_MAX, Frame, HEADER_LEN, data_header};
 use super::ring::{OutputRing, Piece, RingFault};
@@ -21,6 +22,7 @@ use super::{StdioError, WhenFull};
 #[derive(Debug, Clone)]
 pub struct SharedRing {
     state: Arc<Mutex<State>>,
+    stopped: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -28,6 +30,7 @@ struct State {
     ring: OutputRing,
     /// Number of the connection that may read; older ones are superseded.
     lease: u64,
+    served: bool,
     writer: Option<Waker>,
     reader: Option<Waker>,
 }
@@ -49,8 +52,8 @@ impl State {
 impl SharedRing {
     /// Shares a ring.
     pub fn new(ring: OutputRing) -> Self {
-        let state = State { ring, lease: 0, writer: None, reader: None };
-        Self { state: Arc::new(Mutex::new(state)) }
+        let state = State { ring, lease: 0, served: false, writer: None, reader: None };
+        Self { state: Arc::new(Mutex::new(state)), stopped: CancellationToken::new() }
     }
 
     /// An empty ring of `capacity` bytes.
@@ -112,6 +115,17 @@ impl SharedRing {
         state.ring.stop();
         state.wake_writer();
         state.wake_reader();
+        self.stopped.cancel();
+    }
+
+    /// Returns once the reader wants no more.
+    pub async fn stopped(&self) {
+        self.stopped.cancelled().await;
+    }
+
+    /// Whether a connection serves this ring now.
+    pub fn is_served(&self) -> bool {
+        self.lock().served
     }
 
     /// Frees the bytes before `offset`.
@@ -129,6 +143,7 @@ impl SharedRing {
     pub(super) fn attach(&self) -> Lease<'_> {
         let mut state = self.lock();
         state.lease += 1;
+        state.served = true;
         state.wake_reader();
         Lease { ring: self, number: state.lease }
     }
@@ -139,6 +154,15 @@ impl SharedRing {
 pub(super) struct Lease<'a> {
     ring: &'a SharedRing,
     number: u64,
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let mut state = self.ring.lock();
+        if state.lease == self.number {
+            state.served = false;
+        }
+    }
 }
 
 impl Lease<'_> {

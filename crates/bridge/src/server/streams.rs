@@ -1,0 +1,69 @@
+//! The tasks that move the bytes of a process's streams.
+
+use std::sync::Arc;
+
+use tokio::io::AsyncReadExt;
+use tokio_util::sync::CancellationToken;
+
+use super::service::{Connection, Source};
+use crate::stdio::{
+    Input, SharedRing, serve_input, serve_input_raw, serve_output, serve_output_raw,
+};
+
+/// Bytes read from a pipe at once.
+const READ: usize = 32 * 1024;
+
+/// Moves what a process writes into its ring, until it ends the stream or the
+/// host wants no more. Dropping the source then gives the process a broken pipe.
+pub(super) async fn fill(mut source: Source, ring: SharedRing, closed: CancellationToken) {
+    let pump = async {
+        let mut buffer = vec![0; READ];
+        loop {
+            match source.read(&mut buffer).await {
+                // A terminal whose last user is gone ends with EIO.
+                Ok(0) | Err(_) => return,
+                Ok(count) => {
+                    if ring.write_all(&buffer[..count]).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = pump => {}
+        () = ring.stopped() => {}
+        () = closed.cancelled() => {}
+    }
+    ring.finish();
+}
+
+/// A stream that a connection carries.
+pub(super) enum Carried {
+    Input(Arc<Input>),
+    /// With the offset it begins at.
+    Output(SharedRing, u64),
+}
+
+/// Carries a stream over a connection until either ends, or `until`.
+pub(super) async fn carry(
+    carried: &Carried,
+    connection: Box<dyn Connection>,
+    extended: bool,
+    until: CancellationToken,
+) {
+    let work = async {
+        match (carried, extended) {
+            (Carried::Input(input), true) => serve_input(input, connection).await.map(|_| ()),
+            (Carried::Input(input), false) => serve_input_raw(input, connection).await.map(|_| ()),
+            (Carried::Output(ring, from), true) => serve_output(ring, connection, *from).await,
+            (Carried::Output(ring, _), false) => serve_output_raw(ring, connection).await,
+        }
+    };
+    tokio::select! {
+        result = work => if let Err(fault) = result {
+            tracing::debug!(%fault, "a stdio connection ended");
+        },
+        () = until.cancelled() => {}
+    }
+}
