@@ -1,0 +1,153 @@
+//! One port of the VM: connect, agree on a session, carry it, begin again.
+//!
+//! ```text
+//!   connecting ──────► greeting ──WELCOME──► carrying
+//!     │  ▲   ▲            │                     │
+//!     │  │   └─ time-out ─┘                     │
+//!     │  └───────────── closed, garbage ◄───────┘
+//!     └─ refused for too long: the VM is gone
+//! ```
+//!
+//! A HELLO that gets no answer may have met a guest that is still booting, or a port whose way out
+//! is dead until the guest rebinds its driver, which it does when it has seen some more HELLOs. The
+//! first tries are quick, later ones patient, since a guest under load may only be slow.
+
+use super::super::folder;
+use super::super::handshake::{Nonce, greet};
+use super::super::link::{End, Link};
+use super::super::mux::outflow::Side;
+use super::super::mux::{Incoming, Limits, Mux};
+use super::super::record::Intake;
+use super::{Keeper, KeeperError};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::debug;
+
+/// Between two attempts to connect.
+const RETRY: Duration = Duration::from_millis(5);
+/// Quick tries before the time-out of the handshake doubles.
+const QUICK_TRIES: u32 = 4;
+/// How often it doubles.
+const MOST_DOUBLINGS: u32 = 3;
+
+/// The session of a lane, while there is one.
+pub(super) type Session = watch::Receiver<Option<Arc<Mux>>>;
+
+pub(super) struct Lane {
+    socket: PathBuf,
+    limits: Limits,
+    start: Duration,
+    gone: Duration,
+    handshake: Duration,
+    publish: watch::Sender<Option<Arc<Mux>>>,
+}
+
+impl Lane {
+    pub(super) fn new(config: &Keeper, socket: PathBuf, limits: Limits) -> Self {
+        Lane {
+            socket,
+            limits,
+            start: config.start,
+            gone: config.gone,
+            handshake: config.handshake,
+            publish: watch::Sender::new(None),
+        }
+    }
+
+    /// Where the lane's session can be seen.
+    pub(super) fn sessions(&self) -> Session {
+        self.publish.subscribe()
+    }
+
+    /// Serves the port until QEMU is gone.
+    pub(super) async fn run(self, incoming: mpsc::Sender<Incoming>) -> Result<(), KeeperError> {
+        let mut intake = Intake::new();
+        let mut failures = 0;
+        let mut seen = false;
+        while let Some(mut port) = self.connect(seen).await? {
+            seen = true;
+            let nonce = Nonce::fresh();
+            let limit = patience(self.handshake, failures);
+            match timeout(limit, greet(&mut port, nonce, &mut intake)).await {
+                Ok(Ok(())) => {
+                    failures = 0;
+                    let end = self.carry(&mut port, &mut intake, nonce, &incoming).await;
+                    debug!(%end, socket = %self.socket.display(), "a session ended");
+                }
+                Ok(Err(_)) | Err(_) => failures += 1,
+            }
+            if failures > 0 {
+                // QEMU that closes at once must not make us spin.
+                sleep(RETRY).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn carry(
+        &self,
+        port: &mut UnixStream,
+        intake: &mut Intake,
+        nonce: Nonce,
+        incoming: &mpsc::Sender<Incoming>,
+    ) -> End {
+        let mux = Mux::new(Side::Host, self.limits, None, incoming.clone());
+        let standing = Standing { lane: self, mux: &mux };
+        mux.announce();
+        self.publish.send_replace(Some(Arc::clone(&mux)));
+        Link::new(port, intake, standing.mux, nonce.session(), Side::Host).run().await
+    }
+
+    /// A connection to QEMU, or nothing when there was one before and QEMU is gone.
+    async fn connect(&self, seen: bool) -> Result<Option<UnixStream>, KeeperError> {
+        let limit = if seen { self.gone } else { self.start };
+        let deadline = Instant::now() + limit;
+        loop {
+            let error = match folder::connect_path(&self.socket).await {
+                Ok(port) => return Ok(Some(port)),
+                Err(error) => error,
+            };
+            let absent = match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => true,
+                // The backlog is full.
+                io::ErrorKind::WouldBlock => false,
+                _ => {
+                    return Err(KeeperError::Connect {
+                        socket: self.socket.clone(),
+                        source: error,
+                    });
+                }
+            };
+            if absent && Instant::now() >= deadline {
+                if seen {
+                    return Ok(None);
+                }
+                return Err(KeeperError::NeverCame { socket: self.socket.clone(), after: limit });
+            }
+            sleep(RETRY).await;
+        }
+    }
+}
+
+/// How long to wait for an answer after so many failures in a row.
+fn patience(first: Duration, failures: u32) -> Duration {
+    first * 2u32.pow(failures.saturating_sub(QUICK_TRIES).min(MOST_DOUBLINGS))
+}
+
+/// Ends the session however its task ends.
+struct Standing<'a> {
+    lane: &'a Lane,
+    mux: &'a Arc<Mux>,
+}
+
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        self.lane.publish.send_replace(None);
+        self.mux.end();
+    }
+}

@@ -1,0 +1,169 @@
+//! The link: moves the records of one session between a port and its [`Mux`].
+//!
+//! One future does both directions, so a port has one owner. It never waits for one direction before
+//! it serves the other: a host that does not read must not keep us from reading, else two full
+//! buffers face each other for ever.
+
+use super::handshake::{Nonce, read_hello};
+use super::mux::outflow::Side;
+use super::mux::{Mux, MuxError};
+use super::record::{Found, HEADER, Intake, SessionId, seal};
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Turns of the link before other tasks get theirs.
+const TURNS: usize = 32;
+
+/// Why a session ended.
+#[derive(Debug, Error)]
+pub(crate) enum End {
+    /// The other end of the port is gone.
+    #[error("the other end of the port is gone")]
+    Closed,
+    /// The port failed.
+    #[error("the port failed: {0}")]
+    Port(io::Error),
+    /// Bytes that belong to no session of ours.
+    #[error("bytes arrived that belong to no session")]
+    Garbage,
+    /// The peer broke the rules.
+    #[error("{0}")]
+    Peer(MuxError),
+    /// The host begins another session.
+    #[error("the host begins another session")]
+    Hello(Nonce),
+}
+
+/// One session on a port.
+pub(crate) struct Link<'a, P> {
+    port: &'a mut P,
+    intake: &'a mut Intake,
+    mux: &'a Arc<Mux>,
+    session: SessionId,
+    side: Side,
+    sending: Vec<u8>,
+    sent: usize,
+    /// Called once, at the first record of the session.
+    confirmed: Option<Box<dyn FnOnce() + Send + 'a>>,
+}
+
+impl<'a, P: AsyncRead + AsyncWrite + Unpin> Link<'a, P> {
+    pub(crate) fn new(
+        port: &'a mut P,
+        intake: &'a mut Intake,
+        mux: &'a Arc<Mux>,
+        session: SessionId,
+        side: Side,
+    ) -> Self {
+        Link { port, intake, mux, session, side, sending: Vec::new(), sent: 0, confirmed: None }
+    }
+
+    /// Calls `f` when the first record of the session arrives.
+    pub(crate) fn on_confirmed(mut self, f: impl FnOnce() + Send + 'a) -> Self {
+        self.confirmed = Some(Box::new(f));
+        self
+    }
+
+    /// Runs the session to its end.
+    pub(crate) async fn run(mut self) -> End {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        // What came with the handshake is served first.
+        if let Err(end) = self.deliver() {
+            return Poll::Ready(end);
+        }
+        for _ in 0..TURNS {
+            let wrote = match self.poll_write(cx) {
+                Ok(wrote) => wrote,
+                Err(end) => return Poll::Ready(end),
+            };
+            let read = match self.poll_read(cx) {
+                Ok(read) => read,
+                Err(end) => return Poll::Ready(end),
+            };
+            if !wrote && !read {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Writes what can be written. True when at least one record is gone.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut wrote = false;
+        loop {
+            if self.sent == self.sending.len() {
+                match self.mux.poll_next(cx) {
+                    Poll::Pending => return Ok(wrote),
+                    Poll::Ready(outgoing) => {
+                        self.sending = outgoing.record;
+                        self.sent = 0;
+                        if !outgoing.sealed {
+                            seal(&mut self.sending, self.session).map_err(End::Port)?;
+                        }
+                    }
+                }
+            }
+            match Pin::new(&mut *self.port).poll_write(cx, &self.sending[self.sent..]) {
+                Poll::Pending => return Ok(wrote),
+                Poll::Ready(Err(error)) => return Err(End::Port(error)),
+                Poll::Ready(Ok(n)) => {
+                    self.sent += n;
+                    wrote = true;
+                }
+            }
+        }
+    }
+
+    /// Reads once. True when something came.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut buf = ReadBuf::new(self.intake.space());
+        match Pin::new(&mut *self.port).poll_read(cx, &mut buf) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Err(error)) => Err(End::Port(error)),
+            Poll::Ready(Ok(())) => {
+                let n = buf.filled().len();
+                if n == 0 {
+                    return Err(End::Closed);
+                }
+                self.intake.filled(n);
+                self.deliver()?;
+                Ok(true)
+            }
+        }
+    }
+
+    fn deliver(&mut self) -> Result<(), End> {
+        loop {
+            let (session, payload) = match self.intake.next() {
+                Found::Incomplete => return Ok(()),
+                // A hole in the bytes is a hole in the streams.
+                Found::Garbage(_) => return Err(End::Garbage),
+                Found::Record { session, payload } => (session, payload),
+            };
+            if session == self.session {
+                if let Some(confirmed) = self.confirmed.take() {
+                    confirmed();
+                }
+                self.mux.receive(payload, HEADER + payload.len()).map_err(End::Peer)?;
+                continue;
+            }
+            match self.side {
+                Side::Host => return Err(End::Garbage),
+                Side::Guest => {
+                    if let Some(nonce) = read_hello(session, payload) {
+                        return Err(End::Hello(nonce));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Frames: what a record of a session carries.
+//!
+//! A record's payload is any number of small frames of 16 bytes each, or one data frame, which
+//! takes the rest of the record:
+//!
+//! ```text
+//! kind u8 | zeros | stream u32 | value u64          small frame
+//! DATA u8 | zeros | stream u32 | bytes …            data frame
+//! ```
+
+use thiserror::Error;
+
+/// Bytes before the data of a data frame.
+pub const DATA_HEAD: usize = 8;
+/// Bytes of a small frame.
+pub const SMALL: usize = 16;
+
+const DATA: u8 = 0x01;
+const OPEN: u8 = 0x02;
+const ACCEPT: u8 = 0x03;
+const WINDOW: u8 = 0x04;
+const EOF: u8 = 0x05;
+const STOP: u8 = 0x06;
+const RESET: u8 = 0x07;
+const ACK: u8 = 0x08;
+const READY: u8 = 0x09;
+
+/// One stream of a session. The host opens odd ones, the guest even ones; none is used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(pub u32);
+
+/// One message about a stream, or about the session as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// Bytes, within the window.
+    Data(StreamId, &'a [u8]),
+    /// Begins a stream to a port.
+    Open(StreamId, u32),
+    /// Somebody serves the stream now.
+    Accept(StreamId),
+    /// The receiver can take this many bytes more.
+    Window(StreamId, u32),
+    /// The sender has sent everything.
+    Eof(StreamId),
+    /// The sender of this frame reads no more; what it sent stays good.
+    Stop(StreamId),
+    /// The stream is broken: what was not yet read is lost.
+    Reset(StreamId),
+    /// All that the host has received in this session, in units of link cost.
+    Ack(u64),
+    /// The host's first word: the session stands.
+    Ready,
+}
+
+/// Why a payload is not a sequence of frames.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum FrameError {
+    /// The last frame is cut off.
+    #[error("a frame is cut off after {0} bytes")]
+    Short(usize),
+    /// No such kind.
+    #[error("unknown kind of frame {0:#04x}")]
+    Kind(u8),
+    /// A number does not fit its field.
+    #[error("value {value} of a frame of kind {kind:#04x} is out of range")]
+    Value {
+        /// The kind of the frame.
+        kind: u8,
+        /// Its value.
+        value: u64,
+    },
+}
+
+impl Frame<'_> {
+    /// Appends a small frame to a payload. Data frames are written in place, see [`data_head`].
+    pub fn put(self, payload: &mut Vec<u8>) {
+        let (kind, stream, value) = match self {
+            Frame::Data(stream, bytes) => {
+                payload.extend_from_slice(&data_head(stream));
+                payload.extend_from_slice(bytes);
+                return;
+            }
+            Frame::Open(stream, port) => (OPEN, stream, u64::from(port)),
+            Frame::Accept(stream) => (ACCEPT, stream, 0),
+            Frame::Window(stream, credit) => (WINDOW, stream, u64::from(credit)),
+            Frame::Eof(stream) => (EOF, stream, 0),
+            Frame::Stop(stream) => (STOP, stream, 0),
+            Frame::Reset(stream) => (RESET, stream, 0),
+            Frame::Ack(cost) => (ACK, StreamId(0), cost),
+            Frame::Ready => (READY, StreamId(0), 0),
+        };
+        payload.extend_from_slice(&head(kind, stream));
+        payload.extend_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// The bytes before the data of a data frame.
+#[must_use]
+pub fn data_head(stream: StreamId) -> [u8; DATA_HEAD] {
+    head(DATA, stream)
+}
+
+fn head(kind: u8, stream: StreamId) -> [u8; DATA_HEAD] {
+    let [a, b, c, d] = stream.0.to_le_bytes();
+    [kind, 0, 0, 0, a, b, c, d]
+}
+
+/// The first frame of a payload and what follows it.
+///
+/// # Errors
+/// [`FrameError`] when the payload does not begin with a whole, known frame.
+pub fn parse(payload: &[u8]) -> Result<(Frame<'_>, &[u8]), FrameError> {
+    let short = FrameError::Short(payload.len());
+    let Some((&[kind, _, _, _, a, b, c, d], rest)) = payload.split_first_chunk::<DATA_HEAD>()
+    else {
+        return Err(short);
+    };
+    let stream = StreamId(u32::from_le_bytes([a, b, c, d]));
+    if kind == DATA {
+        return Ok((Frame::Data(stream, rest), &[]));
+    }
+    let Some((value, rest)) = rest.split_first_chunk::<8>() else {
+        return Err(short);
+    };
+    let value = u64::from_le_bytes(*value);
+    let narrow = || u32::try_from(value).map_err(|_| FrameError::Value { kind, value });
+    let frame = match kind {
+        OPEN => Frame::Open(stream, narrow()?),
+        ACCEPT => Frame::Accept(stream),
+        WINDOW => Frame::Window(stream, narrow()?),
+        EOF => Frame::Eof(stream),
+        STOP => Frame::Stop(stream),
+        RESET => Frame::Reset(stream),
+        ACK => Frame::Ack(value),
+        READY => Frame::Ready,
+        unknown => return Err(FrameError::Kind(unknown)),
+    };
+    Ok((frame, rest))
+}

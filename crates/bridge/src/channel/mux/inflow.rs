@@ -1,0 +1,144 @@
+//! The receiving side of a stream's flow control.
+//!
+//! A sender may have no more bytes under way than the receiver has room for. Every stream starts
+//! with [`BASE_WINDOW`]; a stream that is read gets a larger window out of a pool which all streams
+//! of a session share, so what a session can be made to buffer is bounded: streams times base, plus
+//! the pool. At any time
+//!
+//! ```text
+//! window == open (the sender may still send) + waiting (not yet read) + owed (read, not yet said)
+//! ```
+
+use std::collections::VecDeque;
+
+/// Bytes a sender may send before it hears anything from the receiver.
+pub const BASE_WINDOW: u32 = 8 * 1024;
+
+/// Window that may still be given out beyond the base of each stream, in bytes.
+#[derive(Debug)]
+pub struct Pool {
+    left: u32,
+}
+
+impl Pool {
+    /// A pool of `bytes`.
+    pub fn new(bytes: u32) -> Self {
+        Pool { left: bytes }
+    }
+
+    /// At most `wish`, and never more than a third of what is left, so that some is left for the
+    /// next.
+    fn take(&mut self, wish: u32) -> u32 {
+        let given = wish.min(self.left / 3);
+        self.left -= given;
+        given
+    }
+
+    fn give_back(&mut self, bytes: u32) {
+        self.left += bytes;
+    }
+}
+
+/// The sender sent more than it was allowed to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Overrun;
+
+/// What a stream has received, and what it may receive.
+#[derive(Debug)]
+pub struct Inflow {
+    waiting: VecDeque<u8>,
+    taken: u32,
+    open: u32,
+    owed: u32,
+    window: u32,
+}
+
+impl Inflow {
+    /// Nothing received, a base window open.
+    pub fn new() -> Self {
+        Inflow {
+            waiting: VecDeque::new(),
+            taken: 0,
+            open: BASE_WINDOW,
+            owed: 0,
+            window: BASE_WINDOW,
+        }
+    }
+
+    /// Takes bytes in.
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), Overrun> {
+        let len = u32::try_from(bytes.len()).map_err(|_| Overrun)?;
+        self.open = self.open.checked_sub(len).ok_or(Overrun)?;
+        self.waiting.extend(bytes);
+        Ok(())
+    }
+
+    /// Whether nothing waits to be read.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Copies out as much as fits and counts it as read.
+    pub fn read(&mut self, mut into: &mut [u8]) -> usize {
+        let mut n = 0;
+        let (first, second) = self.waiting.as_slices();
+        for part in [first, second] {
+            let len = part.len().min(into.len());
+            let (head, tail) = into.split_at_mut(len);
+            head.copy_from_slice(&part[..len]);
+            into = tail;
+            n += len;
+        }
+        if n == self.waiting.len() {
+            self.forget_waiting();
+        } else {
+            self.waiting.drain(..n);
+        }
+        self.owed += u32::try_from(n).unwrap_or(u32::MAX);
+        n
+    }
+
+    /// Takes everything that waits. It counts as read only when [`Inflow::release`] says so.
+    pub fn take(&mut self) -> VecDeque<u8> {
+        let taken = std::mem::take(&mut self.waiting);
+        self.taken += u32::try_from(taken.len()).unwrap_or(u32::MAX);
+        taken
+    }
+
+    /// Counts `n` taken bytes as read.
+    pub fn release(&mut self, n: usize) {
+        let n = u32::try_from(n).unwrap_or(u32::MAX).min(self.taken);
+        self.taken -= n;
+        self.owed += n;
+    }
+
+    /// Whether the sender should hear soon that there is room again.
+    pub fn wants_update(&self) -> bool {
+        self.owed >= self.window / 2
+    }
+
+    /// The credit to send now; lets the window grow towards `most` as far as the pool allows.
+    pub fn update(&mut self, most: u32, pool: &mut Pool) -> u32 {
+        let growth = pool.take(most.saturating_sub(self.window));
+        self.window += growth;
+        let credit = self.owed + growth;
+        self.owed = 0;
+        self.open += credit;
+        credit
+    }
+
+    /// Gives what it had from the pool back.
+    pub fn close(&mut self, pool: &mut Pool) {
+        pool.give_back(self.window - BASE_WINDOW);
+        self.window = BASE_WINDOW;
+        self.forget_waiting();
+    }
+
+    /// An empty queue keeps no memory beyond a base window.
+    fn forget_waiting(&mut self) {
+        self.waiting.clear();
+        if self.waiting.capacity() > BASE_WINDOW as usize {
+            self.waiting = VecDeque::new();
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! What a session is about to send, in order, and how much of it may be under way.
+//!
+//! Frames that tell the peer about room or refusal go first; everything else keeps its order. The
+//! guest may have no more under way than [`LINK_WINDOW`]: QEMU holds what the host has not yet read
+//! in the buffer of a socket, and each time a client dies while that buffer is full QEMU loses one of
+//! the port's 128 descriptors for good. After a reconnect two windows can meet in one buffer of
+//! about 176 KiB, so twice the window must fit. What a record takes there is its length and about
+//! [`WRITE_COST`] for every write.
+
+use super::frame::{DATA_HEAD, Frame, SMALL, StreamId, data_head};
+use crate::channel::record::{HEADER, MAX_PAYLOAD};
+use std::collections::VecDeque;
+
+/// The most link cost the guest may have unacknowledged: two of its largest records.
+pub const LINK_WINDOW: u64 = 66 * 1024;
+/// virtio-serial takes this much in one write.
+pub const PORT_WRITE: usize = 32 * 1024;
+/// What one message costs in a socket's buffer beyond its bytes.
+const WRITE_COST: u64 = 1024;
+/// The host acknowledges no sooner than after this much cost: a largest record still fits then.
+const ACK_EVERY: u64 = 24 * 1024;
+/// Small frames packed into one record.
+const PACK: usize = 64;
+
+/// What a record of `len` bytes costs on the link.
+#[must_use]
+pub fn cost(len: usize) -> u64 {
+    len as u64 + WRITE_COST * len.div_ceil(PORT_WRITE) as u64
+}
+
+/// Which end of the port we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The keeper: opens odd streams, acknowledges.
+    Host,
+    /// The agent: opens even streams, waits for acknowledgement.
+    Guest,
+}
+
+impl Side {
+    /// The most data one frame of this side carries. The guest's records fit one write.
+    #[must_use]
+    pub const fn most_data(self) -> usize {
+        match self {
+            Side::Host => MAX_PAYLOAD - DATA_HEAD,
+            Side::Guest => PORT_WRITE - HEADER - DATA_HEAD,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Item {
+    Small(Frame<'static>),
+    Data(StreamId, Vec<u8>),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Urgent {
+    Frame(Frame<'static>),
+    Window(StreamId),
+}
+
+/// The queue of a session.
+#[derive(Debug)]
+pub struct Outflow {
+    side: Side,
+    first: Option<Vec<u8>>,
+    urgent: VecDeque<Urgent>,
+    queue: VecDeque<Item>,
+    bytes: usize,
+    sent: u64,
+    acked: u64,
+    received: u64,
+    reported: u64,
+}
+
+impl Outflow {
+    /// An empty queue; `first` is a complete record that goes before everything else.
+    pub fn new(side: Side, first: Option<Vec<u8>>) -> Self {
+        Outflow {
+            side,
+            first,
+            urgent: VecDeque::new(),
+            queue: VecDeque::new(),
+            bytes: 0,
+            sent: 0,
+            acked: 0,
+            received: 0,
+            reported: 0,
+        }
+    }
+
+    /// Bytes of data that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Frames that wait.
+    pub fn frames(&self) -> usize {
+        self.queue.len() + self.urgent.len()
+    }
+
+    /// Queues a frame behind everything queued so far.
+    pub fn push(&mut self, frame: Frame<'static>) {
+        self.queue.push_back(Item::Small(frame));
+    }
+
+    /// Queues a frame before all others but urgent ones.
+    pub fn push_urgent(&mut self, frame: Frame<'static>) {
+        self.urgent.push_back(Urgent::Frame(frame));
+    }
+
+    /// Queues a window update, whose credit is asked for when it is sent.
+    pub fn push_window(&mut self, stream: StreamId) {
+        self.urgent.push_back(Urgent::Window(stream));
+    }
+
+    /// Queues data of a stream; short writes join the record before them.
+    pub fn push_data(&mut self, stream: StreamId, data: &[u8]) {
+        self.bytes += data.len();
+        if let Some(Item::Data(last, record)) = self.queue.back_mut()
+            && *last == stream
+            && record.len() + data.len() <= HEADER + DATA_HEAD + self.side.most_data()
+        {
+            record.extend_from_slice(data);
+            return;
+        }
+        let mut record = Vec::with_capacity(HEADER + DATA_HEAD + data.len());
+        record.resize(HEADER, 0);
+        record.extend_from_slice(&data_head(stream));
+        record.extend_from_slice(data);
+        self.queue.push_back(Item::Data(stream, record));
+    }
+
+    /// Drops all that waits for a stream. True when its OPEN was among it: then the peer has never
+    /// heard of the stream.
+    pub fn purge(&mut self, stream: StreamId) -> bool {
+        let mut unheard = false;
+        let bytes = &mut self.bytes;
+        self.queue.retain(|item| match item {
+            Item::Small(Frame::Open(of, _)) if *of == stream => {
+                unheard = true;
+                false
+            }
+            Item::Small(Frame::Eof(of) | Frame::Stop(of)) => *of != stream,
+            Item::Small(_) => true,
+            Item::Data(of, record) => {
+                if *of == stream {
+                    *bytes -= record.len() - HEADER - DATA_HEAD;
+                }
+                *of != stream
+            }
+        });
+        self.urgent.retain(|item| match item {
+            Urgent::Window(of) | Urgent::Frame(Frame::Accept(of)) => *of != stream,
+            Urgent::Frame(_) => true,
+        });
+        unheard
+    }
+
+    /// Counts a received record, to be acknowledged by the host. True when that is due.
+    pub fn count_received(&mut self, len: usize) -> bool {
+        self.received += cost(len);
+        self.ack_due()
+    }
+
+    /// Takes the host's acknowledgement. False when it acknowledges what was never sent.
+    pub fn acknowledge(&mut self, cost: u64) -> bool {
+        let sane = cost >= self.acked && cost <= self.sent;
+        if sane {
+            self.acked = cost;
+        }
+        sane
+    }
+
+    fn ack_due(&self) -> bool {
+        self.side == Side::Host && self.received - self.reported >= ACK_EVERY
+    }
+
+    fn may_send(&self, len: usize) -> bool {
+        match self.side {
+            Side::Host => true,
+            Side::Guest => self.sent + cost(len) - self.acked <= LINK_WINDOW,
+        }
+    }
+
+    /// The next record, not yet sealed, or nothing when there is none or none may go. `credit` says
+    /// how much window a stream gives.
+    pub fn next(&mut self, mut credit: impl FnMut(StreamId) -> Option<u32>) -> Option<Outgoing> {
+        if let Some(record) = self.first.take() {
+            return Some(Outgoing { record, sealed: true });
+        }
+        let record = if self.ack_due() || !self.urgent.is_empty() {
+            if !self.may_send(HEADER + PACK * SMALL) {
+                return None;
+            }
+            self.pack(&mut credit)
+        } else {
+            let len = match self.queue.front()? {
+                Item::Small(_) => HEADER + SMALL,
+                Item::Data(_, record) => record.len(),
+            };
+            if !self.may_send(len) {
+                return None;
+            }
+            match self.queue.pop_front()? {
+                Item::Small(frame) => {
+                    let mut record = vec![0; HEADER];
+                    frame.put(&mut record);
+                    record
+                }
+                Item::Data(_, record) => {
+                    self.bytes -= record.len() - HEADER - DATA_HEAD;
+                    record
+                }
+            }
+        };
+        self.sent += cost(record.len());
+        Some(Outgoing { record, sealed: false })
+    }
+
+    fn pack(&mut self, credit: &mut impl FnMut(StreamId) -> Option<u32>) -> Vec<u8> {
+        let mut record = Vec::with_capacity(HEADER + 2 * SMALL);
+        record.resize(HEADER, 0);
+        if self.ack_due() {
+            self.reported = self.received;
+            Frame::Ack(self.received).put(&mut record);
+        }
+        while record.len() < HEADER + PACK * SMALL
+            && let Some(urgent) = self.urgent.pop_front()
+        {
+            match urgent {
+                Urgent::Frame(frame) => frame.put(&mut record),
+                Urgent::Window(stream) => {
+                    if let Some(credit) = credit(stream) {
+                        Frame::Window(stream, credit).put(&mut record);
+                    }
+                }
+            }
+        }
+        record
+    }
+}
+
+/// A record on its way to the port.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Room for the header, then the payload.
+    pub record: Vec<u8>,
+    /// Whether the header is there already.
+    pub sealed: bool,
+}

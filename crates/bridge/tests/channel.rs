@@ -1,0 +1,126 @@
+//! The channel end to end, without a VM.
+
+mod channel_common;
+
+use channel_common::{PATIENCE, pattern, start, start_keeper};
+use coracle_bridge::channel::{ChannelDir, ChannelError, keeper};
+use coracle_bridge::port;
+use std::io::ErrorKind;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+const PORT: u32 = port::STDIO_FIRST;
+
+#[tokio::test]
+async fn the_guest_dials_a_listener_of_the_host() {
+    let channel = start().await;
+    for port in [port::BRIDGE, PORT] {
+        let listener = channel.dir.listen(port).unwrap();
+        let (host, guest) = tokio::join!(listener.accept(), channel.guest.dial(port));
+        let (mut host, mut guest) = (host.unwrap(), guest.unwrap());
+        host.write_all(b"ping").await.unwrap();
+        let mut buffer = [0; 4];
+        guest.read_exact(&mut buffer).await.unwrap();
+        assert_eq!(&buffer, b"ping");
+        guest.write_all(b"pong").await.unwrap();
+        host.read_exact(&mut buffer).await.unwrap();
+        assert_eq!(&buffer, b"pong");
+    }
+}
+
+#[tokio::test]
+async fn the_host_dials_the_guest() {
+    let channel = start().await;
+    let (host, guest) = tokio::join!(channel.dir.dial(7), channel.guest.accept());
+    let mut host = host.unwrap();
+    let (port, mut guest) = guest.unwrap();
+    assert_eq!(port, 7);
+    host.write_all(b"hello").await.unwrap();
+    host.shutdown().await.unwrap();
+    let mut text = String::new();
+    guest.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "hello");
+    guest.write_all(b"and back").await.unwrap();
+    guest.shutdown().await.unwrap();
+    text.clear();
+    host.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "and back");
+}
+
+#[tokio::test]
+async fn a_dial_that_nobody_listens_for_is_refused() {
+    let channel = start().await;
+    let error = channel.guest.dial(PORT).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn each_direction_of_64_mib_ends_on_its_own() {
+    const LEN: usize = 64 << 20;
+    let channel = start().await;
+    let listener = channel.dir.listen(PORT).unwrap();
+    let (host, guest) = tokio::join!(listener.accept(), channel.guest.dial(PORT));
+    let (mut host, mut guest) = (host.unwrap(), guest.unwrap());
+    let (up, down) = (pattern(1, LEN), pattern(2, LEN));
+    let sender = tokio::spawn({
+        let down = down.clone();
+        async move {
+            host.write_all(&down).await.unwrap();
+            host.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            host.read_to_end(&mut got).await.unwrap();
+            got
+        }
+    });
+    let mut got = Vec::new();
+    guest.read_to_end(&mut got).await.unwrap();
+    assert!(got == down);
+    guest.write_all(&up).await.unwrap();
+    guest.shutdown().await.unwrap();
+    assert!(sender.await.unwrap() == up);
+}
+
+#[tokio::test]
+async fn the_end_of_the_keeper_resets_all_streams_and_the_next_one_serves_again() {
+    let channel = start().await;
+    let listener = channel.dir.listen(PORT).unwrap();
+    let (host, guest) = tokio::join!(listener.accept(), channel.guest.dial(PORT));
+    let (mut host, mut guest) = (host.unwrap(), guest.unwrap());
+    channel.keeper.abort();
+    let mut buffer = [0; 1];
+    let error = timeout(PATIENCE, async {
+        let next = start_keeper(&channel.dir);
+        let (_next, error) = tokio::join!(next, guest.read(&mut buffer));
+        error.unwrap_err()
+    });
+    assert_eq!(error.await.unwrap().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(guest.write(b"x").await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(matches!(host.read(&mut buffer).await, Ok(0) | Err(_)));
+    let (host, guest) = tokio::join!(listener.accept(), channel.guest.dial(PORT));
+    guest.unwrap().write_all(b"!").await.unwrap();
+    host.unwrap().read_exact(&mut buffer).await.unwrap();
+    assert_eq!(&buffer, b"!");
+}
+
+#[tokio::test]
+async fn there_is_one_keeper_to_a_folder() {
+    let channel = start().await;
+    let second = keeper::run(keeper::Keeper::new(channel.dir.clone()), std::future::pending());
+    assert!(matches!(second.await, Err(keeper::KeeperError::Busy { .. })));
+}
+
+#[tokio::test]
+async fn a_dial_without_a_keeper_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = ChannelDir::new(folder.path()).dial(1).await.unwrap_err();
+    assert!(matches!(error, ChannelError::Connect { .. }));
+}
+
+#[tokio::test]
+async fn a_dial_that_the_guest_does_not_answer_times_out() {
+    let channel = start().await;
+    let limit = Duration::from_millis(50);
+    let error = channel.dir.dial_within(7, limit).await.unwrap_err();
+    assert!(matches!(error, ChannelError::TimedOut { port: 7, .. }));
+}
