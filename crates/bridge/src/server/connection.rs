@@ -21,11 +21,13 @@ use super::reply::{self, Exchange};
 use super::service::{ServiceError, Stop};
 use super::{ServeError, Served};
 use crate::frame::{
-    Frame, FrameReader, GUEST_TO_HOST, GUEST_TO_HOST_NEGOTIATED, HOST_TO_GUEST, MessageType,
-    write_frame,
+    Frame, FrameReader, GUEST_TO_HOST, GUEST_TO_HOST_NEGOTIATED, HOST_TO_GUEST, write_frame,
 };
 use crate::hresult::Hresult;
-use crate::message::{CoracleGuest, CoracleHost, Negotiate, Negotiated, PROTOCOL_VERSION, Request};
+use crate::message::incoming::{self, Call, Dialect, Refusal};
+use crate::message::{
+    ActivityId, CoracleGuest, CoracleHost, Negotiate, Negotiated, PROTOCOL_VERSION, Request,
+};
 
 /// Answers waiting for the writer; more make their senders wait.
 const QUEUE: usize = 16;
@@ -85,23 +87,28 @@ where
             () = superseded.cancelled() => return Ok(Served::Superseded),
         };
         let Some(frame) = frame else { return Ok(Served::Closed) };
-        if let Some(stop) = power_off(&frame) {
-            shared.service.power_off(stop).await;
-            return Ok(Served::PoweringOff);
+        match incoming::to_guest(&frame, connection.exchange.dialect()) {
+            Err(refusal) => {
+                connection.exchange.send(reply::decline(&frame, refusal)).await;
+            }
+            Ok(call) => {
+                if let Some(stop) = power_off(&call) {
+                    shared.service.power_off(stop).await;
+                    return Ok(Served::PoweringOff);
+                }
+                connection.accept(shared, frame, call).await;
+            }
         }
-        connection.accept(shared, frame).await;
     }
 }
 
 /// A shutdown of the VM itself has no answer: the connection ends.
-fn power_off(frame: &Frame) -> Option<Stop> {
-    let stop = match frame.message_type {
-        MessageType::SHUTDOWN_GRACEFUL => Stop::Graceful,
-        MessageType::SHUTDOWN_FORCED => Stop::Forced,
-        _ => return None,
-    };
-    let request = Request::<crate::message::ShutdownForced>::decode(&frame.body).ok()?;
-    request.container_id.is_vm().then_some(stop)
+fn power_off(call: &Call) -> Option<Stop> {
+    match call {
+        Call::ShutdownGraceful(request) if request.container_id.is_vm() => Some(Stop::Graceful),
+        Call::ShutdownForced(request) if request.container_id.is_vm() => Some(Stop::Forced),
+        _ => None,
+    }
 }
 
 /// Answers requests until a negotiation succeeds; `None` when the stream ends first.
@@ -115,28 +122,24 @@ where
 {
     while let Some(frame) = reader.next().await? {
         let mut link = None;
-        let answer = match frame.message_type {
-            MessageType::NEGOTIATE_PROTOCOL => {
-                let request = reply::open::<Negotiate>(&frame);
-                match request.and_then(|request| negotiate(shared, &request.body, outgoing)) {
-                    Ok((negotiated, admitted)) => {
-                        link = admitted;
-                        match &link {
-                            Some(_) => reply::finish(&frame, Ok(negotiated)),
-                            None => reply::refuse(
-                                &frame,
-                                &ServiceError::new(
-                                    Hresult::INVALID_STATE,
-                                    "the guest has seen a newer session",
-                                ),
-                                negotiated,
-                            ),
-                        }
+        let answer = match incoming::to_guest(&frame, Dialect::New) {
+            Ok(Call::Negotiate(Request { activity_id, body, .. })) => {
+                match negotiate(shared, &body, outgoing) {
+                    Ok((negotiated, Some(admitted))) => {
+                        link = Some(admitted);
+                        reply::finish(&frame, &activity_id, Ok(negotiated))
                     }
-                    Err(fault) => reply::finish::<Negotiated>(&frame, Err(fault)),
+                    Ok((negotiated, None)) => {
+                        let text = "the guest has seen a newer session";
+                        let fault = ServiceError::new(Hresult::INVALID_STATE, text);
+                        reply::refuse(&frame, &activity_id, &fault, negotiated)
+                    }
+                    Err(fault) => reply::finish::<Negotiated>(&frame, &activity_id, Err(fault)),
                 }
             }
-            _ => reply::unknown(&frame),
+            // Nothing else is read before the negotiation.
+            Ok(_) => continue,
+            Err(refusal) => reply::decline(&frame, refusal),
         };
         // Nobody hears it when the writer is gone; the caller then ends too.
         let _ = outgoing.send(answer).await;
@@ -203,22 +206,24 @@ impl Greeted {
     }
 
     /// Starts the work on a request.
-    async fn accept(&self, shared: &Shared, frame: Frame) {
-        let waits = frame.message_type == MessageType::WAIT_FOR_PROCESS;
+    async fn accept(&self, shared: &Shared, frame: Frame, call: Call) {
+        let waits = matches!(call, Call::Wait(_));
         let permits = if waits { &self.waits } else { &self.requests };
         let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
-            let fault = ServiceError::failed("too many requests are in progress");
-            let answer = reply::finish::<crate::message::Done>(&frame, Err(fault));
-            let _ = self.exchange.link.outgoing.send(answer).await;
+            let busy = Refusal {
+                result: Hresult::FAIL,
+                message: "too many requests are in progress".to_owned(),
+                activity_id: ActivityId::default(),
+            };
+            self.exchange.send(reply::decline(&frame, busy)).await;
             return;
         };
         let exchange = Arc::clone(&self.exchange);
         let ended = self.ended.clone();
         shared.tasks.spawn(async move {
-            if waits {
-                exchange.wait(&frame, &ended).await;
-            } else {
-                exchange.work(&frame).await;
+            match call {
+                Call::Wait(request) => exchange.wait(&frame, request, &ended).await,
+                call => exchange.work(&frame, call).await,
             }
             drop(permit);
         });

@@ -19,11 +19,12 @@ use super::table::{Exit, LinkFacts, Phase, Streams, Table};
 use super::{ServeError, Served};
 use crate::frame::{Frame, MessageType};
 use crate::hresult::Hresult;
+use crate::message::incoming::{Change, Execution};
 use crate::message::{
     AckExit, AttachStdio, Attached, ContainerConfig, ContainerId, ContainerNotification,
-    ContainerState, ExecuteProcess, ModifySettings, Notification, NotificationType, ProcessState,
-    Properties, PropertiesQuery, ResizeConsole, SignalProcess, State, StreamOffset,
-    VsockStdioRelay, WAIT_FOREVER, WaitForProcess,
+    ContainerState, Notification, NotificationType, ProcessState, Properties, PropertiesQuery,
+    ResizeConsole, SignalProcess, State, StreamOffset, VsockStdioRelay, WAIT_FOREVER,
+    WaitForProcess,
 };
 use crate::stdio::{self, DEFAULT_RING, Input, OutputRing, SharedRing, StdStream, WhenFull};
 use crate::wire::Side;
@@ -186,9 +187,6 @@ impl Shared {
         if id.is_vm() || id.as_str().is_empty() {
             return Err(ServiceError::invalid("a container needs an id of its own"));
         }
-        if !config.schema_is_supported() {
-            return Err(Hresult::INVALID_JSON.into());
-        }
         let name = id.as_str();
         let serial = self.table().reserve(name)?;
         match self.service.create_container(name, config).await {
@@ -265,12 +263,10 @@ impl Shared {
     pub(super) async fn execute(
         self: &Arc<Self>,
         id: &ContainerId,
-        request: ExecuteProcess,
+        request: Execution,
         link: &Link,
     ) -> Result<u32, ServiceError> {
-        let settings = request.settings;
-        let mut parameters = settings.process_parameters.0.unwrap_or_default();
-        let ports = settings.vsock_stdio_relay_settings.unwrap_or_default();
+        let Execution { mut parameters, ports } = request;
         if !link.facts.extended {
             // A plain host names a port for each stream it wants, and cannot ask later.
             parameters.create_std_in_pipe = ports.std_in != 0;
@@ -474,13 +470,13 @@ impl Shared {
     pub(super) async fn modify(
         &self,
         id: &ContainerId,
-        settings: ModifySettings,
+        change: Change,
     ) -> Result<(), ServiceError> {
         if id.is_vm() {
-            return self.service.modify(settings).await;
+            return self.service.modify(change).await;
         }
         self.table().container(id.as_str())?;
-        self.service.modify_container(id.as_str(), settings).await
+        self.service.modify_container(id.as_str(), change).await
     }
 
     pub(super) fn list_state(&self) -> State {

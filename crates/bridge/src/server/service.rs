@@ -12,8 +12,9 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::hresult::Hresult;
+use crate::message::incoming::Change;
 use crate::message::{
-    Capabilities, ContainerConfig, ModifySettings, ProcessParameters, Properties, PropertiesQuery,
+    Capabilities, ContainerConfig, ProcessParameters, Properties, PropertiesQuery,
 };
 
 /// Resolves once, with the exit code of a process: its own, or 128 plus the
@@ -179,11 +180,10 @@ pub trait GuestService: Send + Sync + 'static {
     ) -> Result<Properties, ServiceError>;
 
     /// Adds, removes or changes a resource of the VM.
-    async fn modify(&self, request: ModifySettings) -> Result<(), ServiceError>;
+    async fn modify(&self, change: Change) -> Result<(), ServiceError>;
 
     /// Changes a resource of one container.
-    async fn modify_container(&self, id: &str, request: ModifySettings)
-    -> Result<(), ServiceError>;
+    async fn modify_container(&self, id: &str, change: Change) -> Result<(), ServiceError>;
 
     /// The stacks of the guest program, as text.
     async fn dump_stacks(&self) -> Result<String, ServiceError>;
