@@ -8,8 +8,8 @@ use crate::VmmError;
 
 /// The name of a device within its VM, chosen by whoever plugs it in.
 ///
-/// A letter, then letters, digits, `-`, `.` or `_`; at most 24 bytes, which leaves room for the
-/// suffixes of what stands behind a device within QEMU's 31.
+/// A letter, then letters, digits, `-` or `_`; at most 24 bytes, which leaves room for the
+/// suffixes of what stands behind a device within QEMU's 31. Names with a dot are our own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DeviceId(String);
@@ -25,7 +25,7 @@ impl DeviceId {
     pub fn new(id: impl Into<String>) -> Result<Self, VmmError> {
         let id = id.into();
         let lead = id.bytes().next().is_some_and(|b| b.is_ascii_alphabetic());
-        let rest = id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        let rest = id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
         if !lead || !rest || id.len() > Self::MAX {
             return Err(VmmError::DeviceId { id });
         }

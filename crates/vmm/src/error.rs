@@ -42,9 +42,7 @@ pub enum VmmError {
     #[error("VM configuration: {0}")]
     Config(String),
     /// A device id breaks its rules.
-    #[error(
-        "device id {id:?} is not a letter followed by at most 23 letters, digits, '-', '.' or '_'"
-    )]
+    #[error("device id {id:?} is not a letter followed by at most 23 letters, digits, '-' or '_'")]
     DeviceId {
         /// The text.
         id: String,
@@ -124,6 +122,14 @@ pub enum VmmError {
     /// The place a device is to take is taken.
     #[error("the place of device {id} is taken: {why}")]
     PlaceTaken {
+        /// The device.
+        id: DeviceId,
+        /// What the monitor said.
+        why: String,
+    },
+    /// The place a device is to take does not exist.
+    #[error("there is no such place for device {id}: {why}")]
+    NoSuchPlace {
         /// The device.
         id: DeviceId,
         /// What the monitor said.

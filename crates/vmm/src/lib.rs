@@ -16,10 +16,16 @@ pub mod accel;
 pub mod cgroup;
 pub mod config;
 pub mod device;
+pub mod effect;
 mod error;
 pub mod identity;
+mod machine;
+mod process;
+pub mod qemu;
 pub mod qmp;
+mod socket;
 mod state;
+mod sys;
 mod vm;
 
 pub use config::{Accel, Boot, Cgroup, Lock, Memory, MemoryBacking, MiB, Throttle, User, VmConfig};

@@ -1,0 +1,331 @@
+//! Plugging devices into a running VM and out again.
+//!
+//! Each kind of device stands on something on the monitor's side (a block node on a set of
+//! descriptors, a network backend, a character device), made before it and removed after it. A
+//! step that fails undoes those before it, in reverse. The names of all parts follow from the
+//! device's id, so that whoever adopts the VM can unplug what its predecessor plugged in:
+//!
+//! | device | stands on |
+//! |---|---|
+//! | disk `d` | block node `d`, descriptor set noted `d` |
+//! | nic `n` | network backend `n.net` |
+//! | serial port `p` | controller `p.hub`, character device `p.chr` |
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::Shared;
+use crate::{
+    Device, DeviceId, Disk, Nic, SerialPort, VmmError,
+    effect::Effects,
+    qemu::device as shape,
+    qmp::{
+        Client, QmpError,
+        command::{
+            AddFd, BlockdevAdd, BlockdevDel, ChardevAdd, ChardevRemove, CloseFd, Command,
+            DeviceAdd, DeviceDel, GetFd, NetdevAddTap, NetdevDel, QomList, QueryFdsets, RemoveFd,
+        },
+    },
+    socket,
+};
+
+/// How often an unplug looks for itself whether the device is gone, in case the event was lost.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Where QEMU lists the devices that have an id.
+const PERIPHERALS: &str = "/machine/peripheral";
+
+pub(super) async fn plug(shared: &Shared, device: Device) -> Result<(), VmmError> {
+    let bench = Bench { shared, client: shared.client().await? };
+    if bench.devices().await?.iter().any(|name| name == device.id().as_str()) {
+        return Err(VmmError::DeviceExists { id: device.id().clone() });
+    }
+    match device {
+        Device::Disk(disk) => bench.plug_disk(disk).await,
+        Device::Nic(nic) => bench.plug_nic(nic).await,
+        Device::SerialPort(port) => bench.plug_port(port).await,
+    }
+}
+
+pub(super) async fn unplug(
+    shared: &Shared,
+    id: &DeviceId,
+    patience: Duration,
+) -> Result<(), VmmError> {
+    let bench = Bench { shared, client: shared.client().await? };
+    let deadline = Instant::now() + patience;
+    let late = |error| match error {
+        Wait::Late => VmmError::UnplugTimeout { id: id.clone(), timeout: patience },
+        Wait::Failed(error) => error,
+    };
+    let hub = format!("{id}.hub");
+    let devices = bench.devices().await?;
+    let mut found = false;
+    for name in [id.as_str(), &hub] {
+        if devices.iter().any(|device| device == name) {
+            found = true;
+            bench.remove_device(name, deadline).await.map_err(late)?;
+        }
+    }
+    // An earlier attempt may have run out of time when the device was as good as gone, so what
+    // it stood on is looked for in any case.
+    if bench.remove_backends(id).await? || found {
+        return Ok(());
+    }
+    Err(VmmError::UnknownDevice { id: id.clone() })
+}
+
+/// Why a device is not gone yet.
+enum Wait {
+    Late,
+    Failed(VmmError),
+}
+
+impl From<VmmError> for Wait {
+    fn from(error: VmmError) -> Self {
+        Wait::Failed(error)
+    }
+}
+
+/// The VM's workbench: its connection, and names for failures.
+struct Bench<'a> {
+    shared: &'a Shared,
+    client: Client,
+}
+
+impl Bench<'_> {
+    fn effects(&self) -> &Effects {
+        &self.shared.effects
+    }
+
+    async fn run<C: Command>(&self, command: C) -> Result<C::Reply, VmmError> {
+        self.shared.result(C::NAME, self.client.run(command).await)
+    }
+
+    /// Runs a step of an undo, whose own failure can only be noted.
+    async fn undo<C: Command>(&self, command: C) {
+        if let Err(error) = self.client.run(command).await {
+            tracing::warn!(step = C::NAME, %error, "undo of a plug");
+        }
+    }
+
+    /// The ids of all devices.
+    async fn devices(&self) -> Result<Vec<String>, VmmError> {
+        let list = self.run(QomList { path: PERIPHERALS.into() }).await?;
+        Ok(list
+            .into_iter()
+            .filter(|item| item.kind.starts_with("child<"))
+            .map(|item| item.name)
+            .collect())
+    }
+
+    async fn plug_disk(&self, disk: Disk) -> Result<(), VmmError> {
+        let id = disk.id.clone();
+        let kind = shape::file_kind(&disk.file)?;
+        let objects = self.run(QomList { path: "/objects".into() }).await?;
+        let throttled = objects.iter().any(|object| object.name == shape::THROTTLE);
+        self.effects().announce("disk.descriptor")?;
+        let (node, device) = (shape::disk_node(&disk, kind, throttled), shape::disk_device(&disk));
+        let opaque = id.to_string();
+        let added = self.client.run_with(AddFd { opaque }, disk.file).await;
+        let set = self.shared.result(AddFd::NAME, added)?.fdset_id;
+        let result = async {
+            self.effects().announce("disk.node")?;
+            self.run(BlockdevAdd(node(set))).await?;
+            let result = async {
+                self.effects().announce("disk.device")?;
+                self.add_device(&id, device).await
+            };
+            if let Err(error) = result.await {
+                self.undo(BlockdevDel { node_name: id.to_string() }).await;
+                return Err(error);
+            }
+            Ok(())
+        };
+        if let Err(error) = result.await {
+            self.undo(RemoveFd { fdset_id: set }).await;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn plug_nic(&self, nic: Nic) -> Result<(), VmmError> {
+        let id = nic.id.clone();
+        let backend = shape::nic_backend(&id);
+        let (mac, name) = (nic.mac, id.to_string());
+        self.effects().announce("nic.descriptor")?;
+        let passed = self.client.run_with(GetFd { name: name.clone() }, nic.tap).await;
+        self.shared.result(GetFd::NAME, passed)?;
+        let result = async {
+            self.effects().announce("nic.backend")?;
+            let add = NetdevAddTap { kind: "tap", id: backend.clone(), fd: name.clone() };
+            self.run(add).await.map(|_| ())
+        };
+        if let Err(error) = result.await {
+            self.undo(CloseFd { name }).await;
+            return Err(error);
+        }
+        let result = async {
+            self.effects().announce("nic.device")?;
+            self.add_behind_bridge(&id, |bus| shape::nic_device(&id, mac, bus)).await
+        };
+        if let Err(error) = result.await {
+            self.undo(NetdevDel { id: backend }).await;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn plug_port(&self, port: SerialPort) -> Result<(), VmmError> {
+        let id = &port.id;
+        self.effects().announce("port.socket")?;
+        let listener = socket::listen(&port.socket).map_err(|source| VmmError::Host {
+            operation: "listen on",
+            object: port.socket.display().to_string(),
+            source,
+        })?;
+        let result = async {
+            let name = shape::port_chardev(id);
+            self.effects().announce("port.descriptor")?;
+            let passed = self.client.run_with(GetFd { name: name.clone() }, listener).await;
+            self.shared.result(GetFd::NAME, passed)?;
+            if let Err(error) = self.run(ChardevAdd(shape::port_backend(id))).await {
+                self.undo(CloseFd { name }).await;
+                return Err(error);
+            }
+            let result = self.plug_port_devices(&port).await;
+            if result.is_err() {
+                self.undo(ChardevRemove { id: name }).await;
+            }
+            result
+        };
+        let result = result.await;
+        if result.is_err() {
+            // It was ours a moment ago; if it is gone, so much the better.
+            let _ = std::fs::remove_file(&port.socket);
+        }
+        result
+    }
+
+    async fn plug_port_devices(&self, port: &SerialPort) -> Result<(), VmmError> {
+        let id = &port.id;
+        self.effects().announce("port.controller")?;
+        self.add_behind_bridge(id, |bus| shape::port_hub(id, Some(bus))).await?;
+        let result = async {
+            self.effects().announce("port.device")?;
+            self.add_device(id, shape::port_device(port)).await
+        };
+        if let Err(error) = result.await {
+            self.undo(DeviceDel { id: shape::port_hub_id(id) }).await;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Adds a PCI device behind the first bridge with a free place.
+    async fn add_behind_bridge(
+        &self,
+        id: &DeviceId,
+        device: impl Fn(&str) -> serde_json::Value,
+    ) -> Result<(), VmmError> {
+        let devices = self.devices().await?;
+        for bridge in devices.iter().filter(|name| shape::is_bridge(name)) {
+            match self.add_device(id, device(bridge)).await {
+                Err(VmmError::Full { .. }) => {}
+                other => return other,
+            }
+        }
+        Err(VmmError::Full { id: id.clone() })
+    }
+
+    /// Adds a device, telling apart why there is no room for it.
+    async fn add_device(&self, id: &DeviceId, device: serde_json::Value) -> Result<(), VmmError> {
+        let error = match self.client.run(DeviceAdd(device)).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        let QmpError::Refused { desc, .. } = &error else {
+            return Err(self.shared.failure(DeviceAdd::NAME, error));
+        };
+        let id = id.clone();
+        // QEMU has one class for all of these; its words are what there is to go by.
+        if desc.contains("no slot/function available") {
+            return Err(VmmError::Full { id });
+        }
+        if desc.starts_with("Duplicate") && desc.contains("ID") {
+            return Err(VmmError::DeviceExists { id });
+        }
+        if desc.contains("already used") || desc.contains("already exists") {
+            return Err(VmmError::PlaceTaken { id, why: desc.clone() });
+        }
+        if desc.starts_with("Bus ") && desc.ends_with("not found") {
+            return Err(VmmError::NoSuchPlace { id, why: desc.clone() });
+        }
+        Err(self.shared.failure(DeviceAdd::NAME, error))
+    }
+
+    /// Asks for a device's removal and waits until it is gone.
+    async fn remove_device(&self, name: &str, deadline: Instant) -> Result<(), Wait> {
+        let mut events = self.client.events();
+        self.effects().announce("device.remove").map_err(Wait::Failed)?;
+        match self.client.run(DeviceDel { id: name.to_owned() }).await {
+            Ok(_) => {}
+            Err(QmpError::Refused { class, .. }) if class == "DeviceNotFound" => return Ok(()),
+            // The guest was asked before and has not answered yet.
+            Err(QmpError::Refused { desc, .. }) if desc.contains("in the process of unplug") => {}
+            Err(error) => return Err(Wait::Failed(self.shared.failure(DeviceDel::NAME, error))),
+        }
+        loop {
+            let deleted = async {
+                while let Ok(event) = events.recv().await {
+                    if event.name == "DEVICE_DELETED" && event.text("device") == Some(name) {
+                        return true;
+                    }
+                }
+                false
+            };
+            tokio::select! {
+                gone = timeout_at(deadline, deleted) => match gone {
+                    Ok(true) => return Ok(()),
+                    Ok(false) => sleep(LOOK).await,
+                    Err(_) => return Err(Wait::Late),
+                },
+                () = sleep(LOOK) => {}
+            }
+            if !self.devices().await?.iter().any(|device| device == name) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Wait::Late);
+            }
+        }
+    }
+
+    /// Removes whatever a device of this id stood on; says whether there was anything.
+    async fn remove_backends(&self, id: &DeviceId) -> Result<bool, VmmError> {
+        self.effects().announce("device.backend")?;
+        let mut found = self.attempt(BlockdevDel { node_name: id.to_string() }).await?;
+        for set in self.run(QueryFdsets {}).await? {
+            if set.fds.iter().any(|fd| fd.opaque.as_deref() == Some(id.as_str())) {
+                found = true;
+                self.attempt(RemoveFd { fdset_id: set.fdset_id }).await?;
+            }
+        }
+        found |= self.attempt(NetdevDel { id: shape::nic_backend(id) }).await?;
+        found |= self.attempt(ChardevRemove { id: shape::port_chardev(id) }).await?;
+        Ok(found)
+    }
+
+    /// Runs a removal; false when there is nothing to remove.
+    async fn attempt<C: Command>(&self, command: C) -> Result<bool, VmmError> {
+        match self.client.run(command).await {
+            Ok(_) => Ok(true),
+            Err(QmpError::Refused { desc, class }) if !desc.contains("in use") => {
+                tracing::trace!(step = C::NAME, class, desc, "nothing to remove");
+                Ok(false)
+            }
+            Err(error) => Err(self.shared.failure(C::NAME, error)),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Devices in QEMU's words: the same JSON serves the command line and hot-plug, so that a disk
+//! there from the start can be unplugged like any other. Pure, but for a look at what kind of
+//! file a descriptor is.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{FileType, fstat};
+use serde_json::{Value, json};
+
+use crate::{DeviceId, Disk, DiskFormat, MacAddress, SerialPort, Throttle, VmmError};
+
+/// The object that limits all disks together.
+pub(crate) const THROTTLE: &str = "vm.throttle";
+
+/// QEMU's block driver for a kind of file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    Regular,
+    BlockDevice,
+}
+
+/// What kind of file a disk's descriptor is.
+pub(crate) fn file_kind(file: &OwnedFd) -> Result<FileKind, VmmError> {
+    let stat = fstat(file).map_err(|error| VmmError::Host {
+        operation: "examine",
+        object: "the file of a disk".into(),
+        source: error.into(),
+    })?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(FileKind::Regular),
+        FileType::BlockDevice => Ok(FileKind::BlockDevice),
+        other => Err(VmmError::Config(format!("a disk cannot be on a file of kind {other:?}"))),
+    }
+}
+
+/// The block node of a disk, to be put on a descriptor set.
+pub(crate) fn disk_node(
+    disk: &Disk,
+    kind: FileKind,
+    throttled: bool,
+) -> impl Fn(u64) -> Value + use<> {
+    let (id, read_only) = (disk.id.to_string(), disk.read_only);
+    let format = match disk.format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    };
+    let driver = match kind {
+        FileKind::Regular => "file",
+        FileKind::BlockDevice => "host_device",
+    };
+    move |set| {
+        let mut node = json!({
+            "driver": format, "read-only": read_only, "discard": "unmap",
+            "file": {
+                "driver": driver, "filename": format!("/dev/fdset/{set}"),
+                "read-only": read_only, "discard": "unmap",
+            },
+        });
+        if format == "qcow2" {
+            // A backing file named inside the image would be opened by its path.
+            node["backing"] = Value::Null;
+        }
+        if throttled {
+            node = json!({
+                "driver": "throttle", "throttle-group": THROTTLE, "read-only": read_only,
+                "discard": "unmap", "file": node,
+            });
+        }
+        node["node-name"] = json!(id);
+        node
+    }
+}
+
+pub(crate) fn disk_device(disk: &Disk) -> Value {
+    json!({
+        "driver": "scsi-hd", "id": disk.id.as_str(), "drive": disk.id.as_str(),
+        "bus": format!("{}.0", scsi_controller_id(disk.controller)),
+        "channel": 0, "scsi-id": 0, "lun": disk.lun, "serial": disk.serial,
+    })
+}
+
+fn scsi_controller_id(number: u32) -> String {
+    format!("vm.scsi{number}")
+}
+
+pub(crate) fn scsi_controller(number: u32) -> Value {
+    json!({"driver": "virtio-scsi-pci", "id": scsi_controller_id(number), "num_queues": 1})
+}
+
+pub(crate) fn throttle(limit: Throttle) -> Value {
+    let mut limits = json!({});
+    if limit.iops > 0 {
+        limits["iops-total"] = json!(limit.iops);
+    }
+    if limit.bytes_per_second > 0 {
+        limits["bps-total"] = json!(limit.bytes_per_second);
+    }
+    json!({"qom-type": "throttle-group", "id": THROTTLE, "limits": limits})
+}
+
+/// A bridge with 32 places for devices plugged in later.
+pub(crate) fn bridge(number: u32) -> Value {
+    json!({"driver": "pcie-pci-bridge", "id": format!("vm.hot{number}"), "bus": "pcie.0"})
+}
+
+pub(crate) fn is_bridge(id: &str) -> bool {
+    id.starts_with("vm.hot")
+}
+
+pub(crate) fn nic_backend(id: &DeviceId) -> String {
+    format!("{id}.net")
+}
+
+pub(crate) fn nic_device(id: &DeviceId, mac: MacAddress, bus: &str) -> Value {
+    json!({
+        "driver": "virtio-net-pci", "id": id.as_str(), "netdev": nic_backend(id),
+        "mac": mac.to_string(), "bus": bus, "romfile": "",
+    })
+}
+
+pub(crate) fn port_hub_id(id: &DeviceId) -> String {
+    format!("{id}.hub")
+}
+
+/// A serial port's own controller: a stalled port must not hold up another.
+pub(crate) fn port_hub(id: &DeviceId, bus: Option<&str>) -> Value {
+    let bus = bus.unwrap_or("pcie.0");
+    json!({"driver": "virtio-serial-pci", "id": port_hub_id(id), "max_ports": 2, "bus": bus})
+}
+
+pub(crate) fn port_chardev(id: &DeviceId) -> String {
+    format!("{id}.chr")
+}
+
+/// The character device of a port plugged in later, on the listening socket sent before.
+pub(crate) fn port_backend(id: &DeviceId) -> Value {
+    let socket = json!({"addr": {"type": "fd", "data": {"str": port_chardev(id)}},
+        "server": true, "wait": false});
+    json!({"id": port_chardev(id), "backend": {"type": "socket", "data": socket}})
+}
+
+pub(crate) fn port_device(port: &SerialPort) -> Value {
+    json!({
+        "driver": "virtserialport", "id": port.id.as_str(), "name": port.name,
+        "chardev": port_chardev(&port.id), "bus": format!("{}.0", port_hub_id(&port.id)), "nr": 1,
+    })
+}

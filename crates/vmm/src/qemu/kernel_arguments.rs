@@ -1,0 +1,122 @@
+//! The words our guests' kernels are started with.
+//!
+//! Each leaves out work that has no purpose in a short-lived VM or prevents a fault of it. Under
+//! TCG the guest reads the host's own time stamp counter; told its frequency, the kernel need
+//! not measure it against a timer, which goes wrong on a loaded host. Told a wrong one, its clock
+//! runs wrong: so the word is there only when the frequency is known.
+
+use std::{
+    sync::OnceLock,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use crate::{accel::Engine, sys};
+
+/// What the words depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelFacts {
+    /// What runs guest code.
+    pub engine: Engine,
+    /// A socket carries the first serial port for a person ([`crate::VmConfig::console`]).
+    pub console: bool,
+    /// There is a screen ([`crate::VmConfig::graphics`]).
+    pub graphics: bool,
+    /// The kernel reports all it does, not only what goes wrong.
+    pub verbose: bool,
+    /// Frequency of the host's time stamp counter in kHz, if known ([`host_tsc_khz`]).
+    pub tsc_khz: Option<u64>,
+}
+
+/// The kernel's part of a command line, without a trailing blank.
+pub fn kernel_arguments(facts: &KernelFacts) -> String {
+    let mut words: Vec<String> = Vec::new();
+    let mut word = |text: &str| words.push(text.to_owned());
+    // The last console named becomes /dev/console. The kept ring is the last serial port.
+    if facts.console {
+        word("8250.nr_uarts=2 console=ttyS1,115200");
+        if facts.graphics {
+            word("console=tty0");
+        }
+        word("console=ttyS0,115200");
+    } else {
+        word("8250.nr_uarts=1 console=ttyS0,115200");
+        if facts.graphics {
+            word("console=tty0");
+        }
+    }
+    word("panic=-1 reboot=t");
+    if !facts.verbose {
+        word("quiet");
+    }
+    word("cryptomgr.notests no_timer_check noreplace-smp random.trust_cpu=on");
+    if let (Engine::Tcg, Some(khz)) = (facts.engine, facts.tsc_khz) {
+        word(&format!("tsc_early_khz={khz}"));
+    }
+    words.join(" ")
+}
+
+/// The frequency of the host's time stamp counter in kHz: measured once against the kernel's
+/// clock, in about 5 ms. None where the counter does not run at a constant rate.
+pub fn host_tsc_khz() -> Option<u64> {
+    static MEASURED: OnceLock<Option<u64>> = OnceLock::new();
+    *MEASURED.get_or_init(|| {
+        let cpus = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+        if !is_constant(&cpus) {
+            return None;
+        }
+        let (start, since) = (sys::time_stamp(), Instant::now());
+        sleep(Duration::from_millis(5));
+        let (cycles, elapsed) = (sys::time_stamp().wrapping_sub(start), since.elapsed());
+        let khz = u128::from(cycles) * 1_000_000 / elapsed.as_nanos().max(1);
+        u64::try_from(khz).ok().filter(|khz| (100_000..10_000_000).contains(khz))
+    })
+}
+
+fn is_constant(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
+    flags.is_some_and(|flags| flags.split(' ').any(|flag| flag == "constant_tsc"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FACTS: KernelFacts = KernelFacts {
+        engine: Engine::Tcg,
+        console: false,
+        graphics: false,
+        verbose: false,
+        tsc_khz: Some(2_100_000),
+    };
+
+    #[test]
+    fn the_plain_guest_gets_the_lean_words() {
+        assert_eq!(
+            kernel_arguments(&FACTS),
+            "8250.nr_uarts=1 console=ttyS0,115200 panic=-1 reboot=t quiet cryptomgr.notests \
+             no_timer_check noreplace-smp random.trust_cpu=on tsc_early_khz=2100000"
+        );
+    }
+
+    #[test]
+    fn a_frequency_is_told_only_under_tcg_and_only_if_known() {
+        let kvm = KernelFacts { engine: Engine::Kvm, ..FACTS };
+        assert!(!kernel_arguments(&kvm).contains("tsc_early_khz"));
+        assert!(!kernel_arguments(&KernelFacts { tsc_khz: None, ..FACTS }).contains("tsc"));
+    }
+
+    #[test]
+    fn with_a_console_the_kept_ring_is_the_second_port() {
+        let words = kernel_arguments(&KernelFacts { console: true, graphics: true, ..FACTS });
+        let expected = "8250.nr_uarts=2 console=ttyS1,115200 console=tty0 console=ttyS0,115200 ";
+        assert!(words.starts_with(expected), "{words}");
+    }
+
+    #[test]
+    fn a_counter_that_changes_its_rate_is_not_told() {
+        assert!(is_constant("processor : 0\nflags\t\t: fpu tsc constant_tsc sse\n"));
+        assert!(!is_constant("flags : fpu tsc nonstop_tsc\n"));
+        assert!(!is_constant(""));
+    }
+}

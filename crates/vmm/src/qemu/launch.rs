@@ -1,0 +1,254 @@
+//! Launching QEMU: from a configuration to a process that answers.
+//!
+//! Until the VM answers, everything made for it is [`Debris`], which removes itself when the
+//! launch fails or its future is dropped.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    os::{
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+    sync::Once,
+};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::unix::pipe::Receiver;
+
+use super::{
+    Qemu, boot_file,
+    check::check,
+    command_line::{self, Facts},
+    device, firmware,
+};
+use crate::{
+    Boot, ExitReason, Lock, User, VmConfig, VmIdentity, VmmError,
+    accel::{self, Engine},
+    cgroup::Hierarchy,
+    machine::{Debris, Machine, PATIENCE},
+    process::{self, Ending, Process, Tail, host_boot_id, launcher::Spawn},
+    qmp::{Client, QmpError},
+    socket,
+};
+
+/// Something QEMU is handed open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Descriptor {
+    Control,
+    Console,
+    Port(usize),
+    Kernel,
+    Initrd,
+    FirmwareCode,
+    FirmwareVariables,
+    Disk(usize),
+    Pmem(usize),
+}
+
+type Descriptors = BTreeMap<Descriptor, OwnedFd>;
+
+pub(super) async fn launch(qemu: &Qemu, config: VmConfig) -> Result<Machine, VmmError> {
+    let (id, die_with_owner) = (config.id, config.die_with_owner);
+    let control_socket = config.run_dir.join("qmp.sock");
+    let program = find(&qemu.program)?;
+    let failed = |operation| {
+        let object = program.display().to_string();
+        move |source| VmmError::Host { operation, object, source }
+    };
+    let boot_id = host_boot_id().map_err(failed("read the boot id for"))?;
+    let (stderr, mut complaints) = process::stderr_pipe().map_err(failed("make a pipe for"))?;
+
+    let mut debris = Debris::default();
+    let spawn = prepare(qemu, program.clone(), config, &control_socket, stderr, &mut debris)?;
+    qemu.effects.announce("launch.spawn")?;
+    let process = process::launcher::spawn(spawn).await.map_err(failed("start"))?;
+    let process = debris.process.insert(process);
+    qemu.effects.announce("launch.connect")?;
+    let control = tokio::select! {
+        biased;
+        control = Client::connect(&control_socket, PATIENCE) => control,
+        () = process.ended_unreaped() => Err(QmpError::Closed),
+    };
+    let control = match control {
+        Ok(control) => control,
+        Err(error) => return Err(explain(process, &mut complaints, error).await),
+    };
+
+    let (process, sockets, cgroup) = debris.keep();
+    let process = process.ok_or(VmmError::Gone)?;
+    let (pid, start_time) = (process.pid(), process.start_time());
+    let identity = VmIdentity {
+        id,
+        pid,
+        start_time,
+        boot_id,
+        control_socket,
+        cgroup,
+        die_with_owner,
+        sockets,
+    };
+    Ok(Machine::start(identity, process, control, Some(complaints), qemu.effects.clone()))
+}
+
+/// Opens, binds and makes all the VM needs and writes its command line. What was made on the
+/// host is noted in `debris` as it appears.
+fn prepare(
+    qemu: &Qemu,
+    program: PathBuf,
+    config: VmConfig,
+    control_socket: &Path,
+    stderr: OwnedFd,
+    debris: &mut Debris,
+) -> Result<Spawn, VmmError> {
+    check(&config)?;
+    let choice = accel::choose(config.accel, qemu.verdicts.as_deref())?;
+    let lock = may_lock(&config)?;
+    let mut descriptors = open_boot(&config)?;
+    let kinds = config.disks.iter().map(|disk| device::file_kind(&disk.file));
+    let kinds = kinds.collect::<Result<Vec<_>, _>>()?;
+
+    let mut sockets = vec![(Descriptor::Control, control_socket)];
+    sockets.extend(config.console.as_deref().map(|path| (Descriptor::Console, path)));
+    let ports = config.serial_ports.iter().enumerate();
+    sockets.extend(ports.map(|(index, port)| (Descriptor::Port(index), port.socket.as_path())));
+    for (descriptor, path) in sockets {
+        qemu.effects.announce("launch.socket")?;
+        let listener = socket::listen(path).map_err(|source| VmmError::Host {
+            operation: "listen on",
+            object: path.display().to_string(),
+            source,
+        })?;
+        debris.sockets.push(path.to_owned());
+        descriptors.insert(descriptor, listener);
+    }
+    let mut cgroups = Vec::new();
+    if let Some(group) = &config.cgroup {
+        let hierarchy = Hierarchy::of_host().ok_or_else(|| {
+            VmmError::Config(
+                "CPU limits need a cgroup CPU controller, which this host lacks".into(),
+            )
+        })?;
+        qemu.effects.announce("launch.cgroup")?;
+        debris.cgroup = Some(group.path.clone());
+        cgroups.push(hierarchy.create(group)?);
+    }
+
+    let number = |descriptor: Descriptor| -> RawFd {
+        match descriptor {
+            Descriptor::Disk(index) => config.disks[index].file.as_raw_fd(),
+            Descriptor::Pmem(index) => config.pmem[index].file.as_raw_fd(),
+            // The command line names only what its configuration has, and that was opened above.
+            other => descriptors.get(&other).map_or(-1, AsRawFd::as_raw_fd),
+        }
+    };
+    let facts = Facts { engine: choice.engine, lock, disks: &kinds, number: &number };
+    let arguments = command_line::arguments(&config, &facts);
+    tracing::debug!(?program, ?arguments, accel = choice.why, "launch");
+
+    let mut inherited: Vec<OwnedFd> = descriptors.into_values().collect();
+    inherited.extend(config.disks.into_iter().map(|disk| disk.file));
+    inherited.extend(config.pmem.into_iter().map(|pmem| pmem.file));
+    Ok(Spawn {
+        program,
+        arguments: arguments.into_iter().map(OsString::from).collect(),
+        environment: vec![("LC_ALL".into(), "C".into())],
+        inherited,
+        stderr,
+        cgroups,
+        user: config.user,
+        group: kvm_group(config.user, choice.engine),
+        lock_memory: lock,
+        die_with_owner: config.die_with_owner,
+    })
+}
+
+/// Opens what the VM boots.
+fn open_boot(config: &VmConfig) -> Result<Descriptors, VmmError> {
+    let mut descriptors = Descriptors::new();
+    let (kernel, initrd) = match &config.boot {
+        Boot::None => return Ok(descriptors),
+        Boot::Kernel { kernel, initrd, .. } => {
+            descriptors.insert(Descriptor::Kernel, boot_file::kernel(kernel, config.user)?);
+            (kernel, initrd)
+        }
+        Boot::Firmware { kernel, initrd, .. } => {
+            let (code, variables) = firmware::open()?;
+            descriptors.insert(Descriptor::FirmwareCode, code);
+            descriptors.insert(Descriptor::FirmwareVariables, variables);
+            descriptors.insert(Descriptor::Kernel, boot_file::efi_kernel(kernel, config.user)?);
+            (kernel, initrd)
+        }
+    };
+    tracing::trace!(kernel = %kernel.display(), "boot");
+    if let Some(initrd) = initrd {
+        descriptors.insert(Descriptor::Initrd, boot_file::initrd(initrd, config.user)?);
+    }
+    Ok(descriptors)
+}
+
+/// Why a VM never answered.
+async fn explain(process: &Process, complaints: &mut Receiver, error: QmpError) -> VmmError {
+    if !process.is_dead() {
+        return VmmError::Control { operation: "connect".into(), source: error };
+    }
+    let mut tail = Tail::default();
+    tail.read_rest(complaints);
+    let stderr = tail.text();
+    let reason = match process.ended().await {
+        Ending::Exited(status) => ExitReason::Failed { status: Some(status), stderr },
+        Ending::Signalled(signal) => ExitReason::Signal { signal, stderr },
+        Ending::Unknown => ExitReason::Failed { status: None, stderr },
+    };
+    VmmError::Launch { reason }
+}
+
+/// The program's path; looked for ourselves, since a failed exec does not tell who is missing.
+fn find(program: &Path) -> Result<PathBuf, VmmError> {
+    let missing = || VmmError::NotInstalled {
+        program: program.display().to_string(),
+        package: "qemu-system-x86",
+    };
+    if program.components().count() > 1 {
+        return if program.is_file() { Ok(program.to_owned()) } else { Err(missing()) };
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|p| p.is_file());
+    found.ok_or_else(missing)
+}
+
+/// Whether memory is to be locked; the limit is asked before QEMU fails on it half-way.
+fn may_lock(config: &VmConfig) -> Result<bool, VmmError> {
+    /// QEMU locks itself too, its translator's cache included.
+    const MONITOR_MIB: u64 = 1536;
+    if config.memory.lock == Lock::No {
+        return Ok(false);
+    }
+    let needed = config.memory.size.0 + MONITOR_MIB;
+    let limit = getrlimit(Resource::Memlock).maximum;
+    let Some(limit) = limit.filter(|limit| limit >> 20 < needed) else { return Ok(true) };
+    let unlimited = Rlimit { current: getrlimit(Resource::Memlock).current, maximum: None };
+    // Whoever may raise the limit for itself may for its child.
+    if setrlimit(Resource::Memlock, unlimited).is_ok() {
+        return Ok(true);
+    }
+    let allowed = limit >> 20;
+    if config.memory.lock == Lock::Required {
+        return Err(VmmError::MemoryLock { needed, allowed });
+    }
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
+        tracing::warn!(needed, allowed, "guest memory is not locked: ulimit -l (MiB) is too low");
+    });
+    Ok(false)
+}
+
+/// The group that may open `/dev/kvm`, for a user who is neither its owner nor everybody.
+fn kvm_group(user: Option<User>, engine: Engine) -> Option<u32> {
+    if user.is_none() || engine != Engine::Kvm {
+        return None;
+    }
+    let device = std::fs::metadata("/dev/kvm").ok()?;
+    (device.mode() & 0o060 == 0o060 && device.mode() & 0o006 != 0o006).then(|| device.gid())
+}

@@ -1,0 +1,206 @@
+//! The commands we use, each a struct whose fields are its arguments.
+//!
+//! Field names follow QEMU's QMP reference. What a command gives back is its `Reply`.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+/// A QMP command: its arguments, its name and the type of its result.
+pub trait Command: Serialize + Send + Sync {
+    /// The name under `execute`.
+    const NAME: &'static str;
+    /// What it gives back.
+    type Reply: DeserializeOwned;
+}
+
+/// The empty result most commands give.
+#[derive(Debug, Deserialize)]
+pub struct Nothing {}
+
+macro_rules! commands {
+    ($($(#[$doc:meta])* $name:ident = $qmp:literal -> $reply:ty $({ $($(#[$fdoc:meta])* $field:ident: $kind:ty),* $(,)? })?;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Serialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub struct $name { $($($(#[$fdoc])* pub $field: $kind),*)? }
+        impl Command for $name {
+            const NAME: &'static str = $qmp;
+            type Reply = $reply;
+        }
+    )*};
+}
+
+commands! {
+    /// Ends the negotiation after the greeting.
+    QmpCapabilities = "qmp_capabilities" -> Nothing;
+    /// The run state.
+    QueryStatus = "query-status" -> RunState;
+    /// The VM's UUID.
+    QueryUuid = "query-uuid" -> Identity;
+    /// Runs the virtual CPUs.
+    Cont = "cont" -> Nothing;
+    /// Stops the virtual CPUs.
+    Stop = "stop" -> Nothing;
+    /// Ends QEMU.
+    Quit = "quit" -> Nothing;
+    /// Adds the descriptor sent along to a new set, for files named `/dev/fdset/<id>`.
+    AddFd = "add-fd" -> AddedFd {
+        /// A note that `query-fdsets` repeats.
+        opaque: String,
+    };
+    /// Removes a set once nothing uses it.
+    RemoveFd = "remove-fd" -> Nothing {
+        /// The set.
+        fdset_id: u64,
+    };
+    /// All sets.
+    QueryFdsets = "query-fdsets" -> Vec<FdSet>;
+    /// Names the descriptor sent along, for `netdev_add` and chardevs.
+    GetFd = "getfd" -> Nothing {
+        /// The name.
+        #[serde(rename = "fdname")]
+        name: String,
+    };
+    /// Closes a named descriptor.
+    CloseFd = "closefd" -> Nothing {
+        /// The name.
+        #[serde(rename = "fdname")]
+        name: String,
+    };
+    /// Removes a block node.
+    BlockdevDel = "blockdev-del" -> Nothing {
+        /// The node.
+        node_name: String,
+    };
+    /// Asks the guest to let a device go; `DEVICE_DELETED` tells when it has.
+    DeviceDel = "device_del" -> Nothing {
+        /// The device.
+        id: String,
+    };
+    /// Adds a network backend on a tap.
+    NetdevAddTap = "netdev_add" -> Nothing {
+        /// `tap`.
+        #[serde(rename = "type")]
+        kind: &'static str,
+        /// The backend's id.
+        id: String,
+        /// The name given by `getfd`.
+        fd: String,
+    };
+    /// Removes a network backend.
+    NetdevDel = "netdev_del" -> Nothing {
+        /// The backend.
+        id: String,
+    };
+    /// Removes a character device.
+    ChardevRemove = "chardev-remove" -> Nothing {
+        /// The character device.
+        id: String,
+    };
+    /// Lists the children and properties of an object.
+    QomList = "qom-list" -> Vec<QomItem> {
+        /// The object.
+        path: String,
+    };
+    /// Reads a property of an object.
+    QomGet = "qom-get" -> Value {
+        /// The object.
+        path: String,
+        /// The property.
+        property: &'static str,
+    };
+    /// Takes bytes out of a ring buffer.
+    RingbufRead = "ringbuf-read" -> String {
+        /// The character device.
+        device: &'static str,
+        /// How many bytes at most.
+        size: u64,
+    };
+    /// Hands a connected client to a display.
+    AddClient = "add_client" -> Nothing {
+        /// `vnc`.
+        protocol: &'static str,
+        /// The name given by `getfd`.
+        #[serde(rename = "fdname")]
+        name: String,
+        /// No password is asked.
+        skipauth: bool,
+    };
+}
+
+/// Adds a block node; the arguments are the node (see [`crate::qemu::block`]).
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct BlockdevAdd(pub Value);
+impl Command for BlockdevAdd {
+    const NAME: &'static str = "blockdev-add";
+    type Reply = Nothing;
+}
+
+/// Adds a device; the arguments are its driver and properties.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct DeviceAdd(pub Value);
+impl Command for DeviceAdd {
+    const NAME: &'static str = "device_add";
+    type Reply = Nothing;
+}
+
+/// Adds a character device.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct ChardevAdd(pub Value);
+impl Command for ChardevAdd {
+    const NAME: &'static str = "chardev-add";
+    type Reply = Value;
+}
+
+/// The answer to `query-status`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct RunState {
+    /// QEMU's word: `running`, `paused`, `prelaunch`, `shutdown`, `guest-panicked`, ...
+    pub status: String,
+}
+
+/// The answer to `query-uuid`.
+#[derive(Debug, Deserialize)]
+pub struct Identity {
+    /// The UUID.
+    #[serde(rename = "UUID")]
+    pub uuid: uuid::Uuid,
+}
+
+/// The answer to `add-fd`.
+#[derive(Debug, Deserialize)]
+pub struct AddedFd {
+    /// The set made for it.
+    #[serde(rename = "fdset-id")]
+    pub fdset_id: u64,
+}
+
+/// A set of descriptors.
+#[derive(Debug, Deserialize)]
+pub struct FdSet {
+    /// Its id.
+    #[serde(rename = "fdset-id")]
+    pub fdset_id: u64,
+    /// What is in it.
+    pub fds: Vec<FdSetMember>,
+}
+
+/// One descriptor of a set.
+#[derive(Debug, Deserialize)]
+pub struct FdSetMember {
+    /// The note given to `add-fd`.
+    pub opaque: Option<String>,
+}
+
+/// A child or property of an object.
+#[derive(Debug, Deserialize)]
+pub struct QomItem {
+    /// Its name.
+    pub name: String,
+    /// Its type; a child's is `child<...>`.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
