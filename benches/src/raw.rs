@@ -1,0 +1,118 @@
+//! The baseline of a stream: bytes through a virtio-serial port with nothing around them.
+//!
+//! The same kernel and modules as coracle's guest, busybox as init, `dd` on the port in
+//! the guest, plain reads and writes on its socket on the host.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use coracle_guest_image::cpio;
+
+use crate::bare;
+
+/// What the guest does: says a byte, sends, receives, says a byte.
+const INIT: &str = r#"#!/bin/busybox sh
+b=/bin/busybox
+$b mount -t devtmpfs dev /dev
+for m in $($b cat /etc/coracle/modules); do $b insmod $m; done
+while ! [ -e /dev/vport0p1 ]; do $b sleep 0.01; done
+exec 3<>/dev/vport0p1
+echo r >&3
+$b dd bs=64k iflag=fullblock count=COUNT </dev/zero >&3 2>/dev/null
+$b dd bs=64k iflag=fullblock count=COUNT <&3 >/dev/null 2>/dev/null
+echo d >&3
+$b sleep 1000
+"#;
+
+/// Bytes per second each way.
+#[derive(Debug, Clone, Copy)]
+pub struct Speed {
+    /// From the guest to the host.
+    pub to_host: f64,
+    /// From the host to the guest.
+    pub to_guest: f64,
+}
+
+/// Copies `blocks` times 64 KiB each way.
+///
+/// # Errors
+/// The VM does not boot or the port breaks.
+pub fn copy(guest: &Path, blocks: u32) -> Result<Speed> {
+    let dir = tempfile::tempdir()?;
+    let initrd = dir.path().join("raw.img");
+    std::fs::write(&initrd, initrd_bytes(guest, blocks)?)?;
+    let socket = dir.path().join("port.sock");
+    let mut command = bare::qemu(&guest.join("vmlinux"), &initrd, bare::KERNEL_WORDS, 256);
+    let child = command
+        .args(["-device", "virtio-serial-pci", "-chardev"])
+        .arg(format!("socket,id=c,path={},server=on,wait=off", socket.display()))
+        .args(["-device", "virtserialport,chardev=c,name=raw"])
+        .stdin(Stdio::null())
+        .spawn()
+        .context("cannot start qemu-system-x86_64")?;
+    let speed = copy_over(&child, &socket, blocks);
+    bare::stop(child)?;
+    speed
+}
+
+fn copy_over(_vm: &Child, socket: &Path, blocks: u32) -> Result<Speed> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut port = loop {
+        match UnixStream::connect(socket) {
+            Ok(port) => break port,
+            Err(error) => ensure!(Instant::now() < deadline, "no port: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    port.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let total = u64::from(blocks) * 65536;
+    let mut buffer = vec![0; 1 << 18];
+    expect(&mut port, b"r\n")?;
+    let started = Instant::now();
+    let mut left = total;
+    while left > 0 {
+        let most = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let n = port.read(&mut buffer[..most]).context("cannot read the port")?;
+        ensure!(n > 0, "the port closed");
+        left -= n as u64;
+    }
+    let to_host = rate(total, started);
+    let started = Instant::now();
+    for _ in 0..blocks {
+        port.write_all(&buffer[..65536]).context("cannot write to the port")?;
+    }
+    expect(&mut port, b"d\n")?;
+    Ok(Speed { to_host, to_guest: rate(total, started) })
+}
+
+fn expect(port: &mut UnixStream, wanted: &[u8; 2]) -> Result<()> {
+    let mut said = [0; 2];
+    port.read_exact(&mut said).context("the guest says nothing")?;
+    ensure!(&said == wanted, "the guest says {said:?}");
+    Ok(())
+}
+
+/// Bytes per second since `started`.
+pub fn rate(bytes: u64, started: Instant) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
+    let bytes = bytes as f64;
+    bytes / started.elapsed().as_secs_f64()
+}
+
+/// The guest's own initrd, with another init and a busybox laid over it.
+fn initrd_bytes(guest: &Path, blocks: u32) -> Result<Vec<u8>> {
+    let mut bytes = std::fs::read(guest.join("initrd.img"))?;
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    let busybox = std::fs::read("/bin/busybox").context("busybox-static is not installed")?;
+    let init = INIT.replace("COUNT", &blocks.to_string());
+    let mut over = cpio::Archive::default();
+    over.add("bin", 0o755, cpio::Kind::Directory);
+    over.add("bin/busybox", 0o755, cpio::Kind::File(&busybox));
+    over.add("init", 0o755, cpio::Kind::File(init.as_bytes()));
+    bytes.extend(over.finish());
+    Ok(bytes)
+}
