@@ -8,7 +8,8 @@
 
 use super::directory::{self, Entry};
 use super::format::{
-    BLOCK, BLOCK_U64, DataLayout, INODE, Inode, NO_BLOCK, SLOT, encode_device, encode_xattrs,
+    BLOCK, BLOCK_U64, DataLayout, INODE, Inode, NO_BLOCK, SLOT, check_target, encode_device,
+    encode_xattrs,
 };
 use super::tree::{Kind, Node, NodeId, Tree};
 use super::writer::{ErofsError, TAIL_MAX};
@@ -16,8 +17,6 @@ use super::writer::{ErofsError, TAIL_MAX};
 /// The metadata's first slots stay empty, so that no inode has the number 0, which some
 /// programs take for a deleted file.
 const FIRST_OFFSET: usize = 2 * SLOT;
-/// The longest symlink target Linux follows.
-const SYMLINK_MAX: usize = 4095;
 
 /// What stands after the contents.
 #[derive(Debug)]
@@ -123,9 +122,7 @@ fn measure<'a>(
             place(&mut placed, if partial <= TAIL_MAX { partial } else { 0 }, next_block)?;
         }
         Kind::Symlink(target) => {
-            if target.is_empty() || target.len() > SYMLINK_MAX || target.contains(&0) {
-                return Err(ErofsError::SymlinkTarget);
-            }
+            check_target(target)?;
             placed.size = target.len() as u64;
             let fits = INODE + placed.xattrs.len() + target.len() <= BLOCK;
             place(&mut placed, if fits { target.len() } else { 0 }, next_block)?;

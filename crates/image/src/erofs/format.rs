@@ -91,11 +91,7 @@ pub(super) struct Inode {
 
 impl Inode {
     pub(super) fn encode(&self, out: &mut [u8]) -> Result<(), ErofsError> {
-        let xattr_count = match self.xattr_size {
-            0 => 0,
-            size => u16::try_from((size - XATTR_HEADER) / 4 + 1)
-                .map_err(|_| ErofsError::XattrsTooLarge)?,
-        };
+        let xattr_count = xattr_count(self.xattr_size)?;
         let format = 1 | ((self.layout as u16) << 1);
         out[0..2].copy_from_slice(&format.to_le_bytes());
         out[2..4].copy_from_slice(&xattr_count.to_le_bytes());
@@ -152,6 +148,25 @@ pub(super) fn encode_xattrs(xattrs: &Xattrs) -> Result<Vec<u8>, ErofsError> {
         out.resize(out.len().next_multiple_of(4), 0);
     }
     Ok(out)
+}
+
+/// The size of attributes as an inode gives it: in units of 4 bytes, and one for the header.
+fn xattr_count(size: usize) -> Result<u16, ErofsError> {
+    match size {
+        0 => Ok(0),
+        _ => u16::try_from((size - XATTR_HEADER) / 4 + 1).map_err(|_| ErofsError::XattrsTooLarge),
+    }
+}
+
+/// Checks that the attributes fit.
+pub(super) fn check_xattrs(xattrs: &Xattrs) -> Result<(), ErofsError> {
+    xattr_count(encode_xattrs(xattrs)?.len()).map(drop)
+}
+
+/// Checks that a symlink's target is one Linux can follow: 1 to 4095 bytes without NUL.
+pub(super) fn check_target(target: &[u8]) -> Result<(), ErofsError> {
+    let fits = (1..=4095).contains(&target.len()) && !target.contains(&0);
+    if fits { Ok(()) } else { Err(ErofsError::SymlinkTarget) }
 }
 
 /// The prefix's number and the rest of the name; `None` for a name erofs has no place for.

@@ -9,7 +9,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::writer::Content;
+use super::format;
+use super::writer::{Content, ErofsError};
 
 /// The longest name one directory entry can have, in bytes (`NAME_MAX`).
 pub const NAME_MAX: usize = 255;
@@ -166,6 +167,23 @@ impl Node {
     #[must_use]
     pub fn new(metadata: Metadata, kind: Kind) -> Self {
         Self { metadata, kind, names: 0 }
+    }
+
+    /// Checks that erofs has a place for everything about the node, so that an error can name
+    /// the file it is about; [`Writer::finish`](super::Writer::finish) would find it too late.
+    ///
+    /// # Errors
+    /// [`ErofsError::XattrsTooLarge`], [`ErofsError::XattrName`], [`ErofsError::DeviceNumber`],
+    /// [`ErofsError::SymlinkTarget`].
+    pub fn check(&self) -> Result<(), ErofsError> {
+        format::check_xattrs(&self.metadata.xattrs)?;
+        match &self.kind {
+            Kind::Symlink(target) => format::check_target(target),
+            Kind::CharDevice(device) | Kind::BlockDevice(device) => {
+                format::encode_device(*device).map(drop)
+            }
+            Kind::Directory(_) | Kind::File(_) | Kind::Fifo | Kind::Socket => Ok(()),
+        }
     }
 }
 
