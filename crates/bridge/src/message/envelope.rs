@@ -103,7 +103,8 @@ impl<B: Default> Response<B> {
         Self { activity_id: echo(activity_id), body, ..Self::default() }
     }
 
-    /// The answer to a request that failed.
+    /// The answer to a request that failed. hcsshim's guest leaves the body out whatever was asked
+    /// for: `B` is [`Done`](super::Done) then.
     pub fn failed(activity_id: &ActivityId, result: Hresult, message: impl Into<String>) -> Self {
         let error_message = message.into();
         let error_records = vec![ErrorRecord::new(result, error_message.clone())];

@@ -8,9 +8,9 @@ use super::envelope::Rpc;
 use super::{
     AckExit, ActivityId, AttachStdio, Chunk, ContainerConfig, ContainerNotification, Create,
     DeleteContainerState, Done, DumpStacks, ExecuteProcess, GetProperties, LifecycleNotification,
-    ListState, Modify, Negotiate, Notification, ProcessParameters, PropertiesQuery, Request,
-    ResizeConsole, Resource, ResourceError, Response, ShutdownForced, ShutdownGraceful,
-    SignalProcess, Start, Verb, VsockStdioRelay, WaitForProcess,
+    ListState, Modify, Negotiate, Notification, PROTOCOL_VERSION, ProcessParameters,
+    PropertiesQuery, Request, ResizeConsole, Resource, ResourceError, Response, ShutdownForced,
+    ShutdownGraceful, SignalProcess, Start, Verb, VsockStdioRelay, WaitForProcess,
 };
 use crate::frame::{Category, Frame, Kind, MessageType};
 use crate::hresult::Hresult;
@@ -228,7 +228,7 @@ type Reason = (Hresult, String);
 fn decode_call(message_type: MessageType, body: &[u8]) -> Result<Call, Reason> {
     let tree = || Json::parse(body).map_err(bad_json);
     Ok(match message_type {
-        MessageType::NEGOTIATE_PROTOCOL => Call::Negotiate(read(&tree()?)?),
+        MessageType::NEGOTIATE_PROTOCOL => Call::Negotiate(read(&tree()?)?.try_map(version)?),
         MessageType::CREATE => Call::Create(read(&tree()?)?.try_map(config)?),
         MessageType::START => Call::Start(read(&tree()?)?),
         MessageType::SHUTDOWN_GRACEFUL => Call::ShutdownGraceful(read(&tree()?)?),
@@ -258,6 +258,15 @@ fn decode_call(message_type: MessageType, body: &[u8]) -> Result<Call, Reason> {
 
 fn read<B: Body>(tree: &Json) -> Result<Request<B>, Reason> {
     Request::from_tree(tree).map_err(bad_json)
+}
+
+fn version(negotiate: Negotiate) -> Result<Negotiate, Reason> {
+    if negotiate.accepts_our_version() {
+        return Ok(negotiate);
+    }
+    let (least, most) = (negotiate.minimum_version, negotiate.maximum_version);
+    let message = format!("version {PROTOCOL_VERSION} is not in the range {least} to {most}");
+    Err((Hresult::UNSUPPORTED_PROTOCOL, message))
 }
 
 fn config(create: Create) -> Result<ContainerConfig, Reason> {

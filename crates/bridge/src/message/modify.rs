@@ -146,12 +146,11 @@ rpcs! {
     Modify = MODIFY_SETTINGS -> Done;
 }
 
-/// Host and guest disagree on the order, and on what an absent request is. The settings differ by
-/// resource.
+/// Host and guest disagree on the order. The settings differ by resource.
 macro_rules! layouts {
     ($side:expr, $settings:expr) => {
         match $side {
-            Side::Host => layout![always("Request", Zero::Object).holding(layout![
+            Side::Host => layout![always("Request", Zero::Null).holding(layout![
                 maybe("RequestType"),
                 maybe("ResourceType"),
                 maybe("Settings").holding($settings.host),
