@@ -306,9 +306,10 @@ impl Bench<'_> {
     async fn remove_backends(&self, id: &DeviceId) -> Result<bool, VmmError> {
         self.effects().announce("device.backend")?;
         let mut found = self.attempt(BlockdevDel { node_name: id.to_string() }).await?;
+        // QEMU only marks a set while the VM is paused and goes on listing it: no sign of a
+        // device, and removed for good by the next unplug or when its owner disconnects.
         for set in self.run(QueryFdsets {}).await? {
             if set.fds.iter().any(|fd| fd.opaque.as_deref() == Some(id.as_str())) {
-                found = true;
                 self.attempt(RemoveFd { fdset_id: set.fdset_id }).await?;
             }
         }

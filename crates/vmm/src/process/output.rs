@@ -56,13 +56,26 @@ impl Tail {
         }
     }
 
-    /// The text, without control characters other than line ends: it goes to terminals.
+    /// The text, without escape sequences and control characters other than line ends: it goes
+    /// to terminals.
     pub(crate) fn text(&self) -> String {
         let bytes: Vec<u8> = self.0.iter().copied().collect();
-        String::from_utf8_lossy(&bytes)
-            .chars()
-            .filter(|c| !c.is_control() || matches!(c, '\n' | '\t'))
-            .collect()
+        let text = String::from_utf8_lossy(&bytes);
+        let mut clean = String::with_capacity(text.len());
+        let mut rest = text.chars();
+        while let Some(c) = rest.next() {
+            match c {
+                // A control sequence: everything up to its final letter.
+                '\x1b' if rest.as_str().starts_with('[') => {
+                    rest.next();
+                    rest.by_ref().find(|c| ('@'..='~').contains(c));
+                }
+                '\n' | '\t' => clean.push(c),
+                _ if !c.is_control() => clean.push(c),
+                _ => {}
+            }
+        }
+        clean
     }
 }
 
@@ -85,7 +98,10 @@ mod tests {
     fn escape_sequences_do_not_reach_a_terminal() {
         let mut tail = Tail::default();
         tail.push(b"a\x1b[31mb\xff");
-        assert_eq!(tail.text(), "a[31mb\u{fffd}");
+        assert_eq!(tail.text(), "ab\u{fffd}");
+        let mut torn = Tail::default();
+        torn.push(b"a\x1b[3");
+        assert_eq!(torn.text(), "a");
     }
 
     #[tokio::test]

@@ -1,8 +1,7 @@
 //! From a VM's configuration to QEMU's command line. Pure: the same input gives the same words.
 //!
-//! The machine is a q35 with everything off that a container's VM has no use for; what each
-//! choice saves was measured and is in `docs/decisions`. Whatever is a file or a socket appears
-//! as the number of a descriptor that QEMU inherits.
+//! The machine is a q35 with everything off that a container's VM has no use for. Whatever is a
+//! file or a socket appears as the number of a descriptor that QEMU inherits.
 
 use std::os::fd::RawFd;
 
