@@ -1,0 +1,212 @@
+//! From the kernel's first jump to the bridge.
+//!
+//! ```text
+//!   early mounts ─▶ parameters ─▶ modules ─▶ root ─▶ late mounts, lo, limits   (no runtime yet)
+//!        ─▶ channel ─▶ entropy ─▶ bridge, for ever                               (tokio)
+//! ```
+//! Each step that another can do without is allowed to fail with a line in the log: a VM that
+//! answers and says what it lacks is worth more than one that is dead. Without mounts, root or
+//! channel there is nothing to answer with; then the agent prints why on the console and ends,
+//! which the kernel turns into a panic and the host into an exit reason.
+
+pub mod clock;
+mod command;
+mod entropy;
+pub mod modules;
+pub mod mounts;
+mod network;
+mod root;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use async_trait::async_trait;
+use coracle_bridge::boot::BootParameters;
+use coracle_bridge::channel::{CONTROL_PORT, GuestChannel, STREAMS_PORT, VirtioPort};
+use coracle_bridge::port;
+use coracle_bridge::server::{Connection, Dial, Guest, GuestOptions, Served};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::sethostname;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
+
+use crate::container::launch::Launcher;
+use crate::log::Log;
+use crate::power;
+use crate::process::program::OwnProgram;
+use crate::reaper::Reaper;
+use crate::service::Agent;
+use crate::storage::mount::Mounter;
+use modules::Modules;
+
+/// Open files a process may have, as a container engine would set it.
+const FILES: u64 = 1_048_576;
+
+/// How long the host may take to send entropy; it is not worth more.
+const ENTROPY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Between two attempts to reach the bridge.
+const REDIAL: Duration = Duration::from_millis(50);
+
+/// Boots the VM and serves the host until the machine is switched off.
+pub fn run() -> Result<()> {
+    let log = Log::new();
+    report_panics();
+    let (parameters, modules) = prepare(&log)?;
+    let program = OwnProgram::open().context("opening the agent's own program")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(serve(parameters, modules, program, log))
+}
+
+/// Everything that needs no channel.
+fn prepare(log: &Log) -> Result<(BootParameters, Option<Modules>)> {
+    umask(Mode::from_bits_truncate(0o022));
+    mounts::mount_early()?;
+    let cmdline = fs::read_to_string("/proc/cmdline").context("reading /proc/cmdline")?;
+    let parameters = BootParameters::parse(&cmdline).context("understanding the command line")?;
+    log.install(parameters.log_level);
+    if parameters.debug_console {
+        log.copy_to_console();
+    }
+    if !parameters.forward_stderr {
+        log.discard();
+    }
+    let modules = Modules::open().context("opening the kernel modules")?;
+    if let Some(modules) = &modules {
+        modules.load_boot_list().context("loading kernel modules")?;
+    }
+    root::switch(parameters.root.as_ref())?;
+    mounts::mount_late()?;
+    attempt("the containers' cgroup", || {
+        let group = Path::new("/sys/fs/cgroup/containers");
+        mounts::create_mount_point(group)?;
+        mounts::enable_controllers(group)
+    });
+    attempt("the loopback interface", network::loopback_up);
+    attempt("the limit of open files", || Ok(setrlimit(Resource::RLIMIT_NOFILE, FILES, FILES)?));
+    if let Some(time) = parameters.clock {
+        attempt("the clock", || clock::advance_to(time));
+    }
+    let name = parameters.hostname.clone().unwrap_or_else(|| "coracle".to_owned());
+    attempt("the host name", || Ok(sethostname(name)?));
+    Ok((parameters, modules))
+}
+
+async fn serve(
+    parameters: BootParameters,
+    modules: Option<Modules>,
+    program: OwnProgram,
+    log: Log,
+) -> Result<()> {
+    let reaper = Reaper::new();
+    let reaping = tokio::spawn(reaper.clone().run());
+    let signals = tokio::spawn(obey_signals());
+    let channel = GuestChannel::open(
+        Box::new(VirtioPort::new(CONTROL_PORT)),
+        Box::new(VirtioPort::new(STREAMS_PORT)),
+    );
+    if parameters.entropy {
+        add_entropy(&channel).await;
+    }
+    if parameters.forward_stderr || parameters.forward_stdout {
+        tokio::spawn(log.clone().forward(channel.clone()));
+    }
+    if !parameters.names_the_agent() {
+        let ended = command::run(&parameters, &reaper, &log).await;
+        power::off_now();
+        return ended;
+    }
+    let launcher = Launcher::new(program, reaper);
+    let agent = Agent::new(launcher, Mounter::new(modules));
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let guest = Guest::new(
+        Arc::new(agent),
+        Arc::new(HostPorts(channel.clone())),
+        GuestOptions::new(boot_id.trim()),
+    );
+    serve_bridge(&channel, &guest).await;
+    // The host has asked for the end, and it is under way.
+    reaping.await.context("the reaper")?.context("the reaper")?;
+    signals.await.context("the signal handlers")
+}
+
+/// Dials the bridge for as long as the VM lives: a host may come back at any time.
+async fn serve_bridge(channel: &GuestChannel, guest: &Guest) {
+    loop {
+        match channel.dial(port::BRIDGE).await {
+            Ok(stream) => match guest.serve(stream).await {
+                Ok(Served::PoweringOff) => return,
+                Ok(ended) => tracing::info!(?ended, "a bridge connection ended"),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "a bridge connection broke");
+                }
+            },
+            Err(error) => tracing::debug!(%error, "the bridge is not there"),
+        }
+        sleep(REDIAL).await;
+    }
+}
+
+async fn add_entropy(channel: &GuestChannel) {
+    let credited = tokio::time::timeout(ENTROPY_TIMEOUT, async {
+        let stream = channel.dial(port::ENTROPY).await.context("dialling the entropy port")?;
+        entropy::credit(stream).await
+    });
+    match credited.await {
+        Ok(Ok(bytes)) => tracing::debug!(bytes, "entropy"),
+        Ok(Err(error)) => tracing::warn!("no entropy: {error:#}"),
+        Err(_) => tracing::warn!("no entropy: the host took too long"),
+    }
+}
+
+/// Someone in the VM may ask PID 1 to end it, as with any init.
+async fn obey_signals() {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    power::off_gracefully().await;
+}
+
+/// The host's ports, for the streams of processes.
+struct HostPorts(GuestChannel);
+
+#[async_trait]
+impl Dial for HostPorts {
+    async fn dial(&self, port: u32) -> std::io::Result<Box<dyn Connection>> {
+        Ok(Box::new(self.0.dial(port).await?))
+    }
+}
+
+/// Does what the VM can live without.
+fn attempt(what: &str, act: impl FnOnce() -> Result<()>) {
+    if let Err(error) = act() {
+        tracing::warn!("{what}: {error:#}");
+    }
+}
+
+/// A panic ends PID 1 and with it the VM; the console is the only witness.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| say_last_words(&format!("the agent panicked: {panic}"))));
+}
+
+/// Prints on the console, through the kernel's log so that it stands before the kernel's panic.
+pub fn say_last_words(text: &str) {
+    let line = format!("<0>coracle-guest: {text}\n");
+    if fs::write("/dev/kmsg", &line).is_err() {
+        eprintln!("coracle-guest: {text}");
+    }
+}

@@ -1,0 +1,114 @@
+//! Containers, made by a short-lived child.
+//!
+//! libcontainer forks without leaving Rust, changes the caller's directory, its oom score and
+//! whether it may be traced: nothing to do in the process that carries the bridge. So for each
+//! operation the agent starts itself anew as a helper with one thread ([`main`] is its entry),
+//! hands it a [`request`] in a file in memory and reads [`request::Reply`]s from a socket. The
+//! processes a helper leaves behind are children of the agent, which reaps them.
+//!
+//! ```text
+//!   agent ──spawn──▶ helper create ──libcontainer──▶ init   (waits on its notify socket)
+//!   agent ──spawn──▶ helper exec ──join, clone(PARENT)──▶ process   ([`exec`]: our own code)
+//!   agent ──spawn──▶ helper delete ──libcontainer──▶ no processes, no cgroup, no state
+//! ```
+
+mod create;
+mod delete;
+mod exec;
+mod executor;
+mod identity;
+pub mod launch;
+pub mod request;
+mod spec;
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::sys;
+use request::{Failure, FailureKind, Request, descriptor};
+
+pub use spec::{is_valid_id, own_namespaces};
+
+/// Where libcontainer keeps its state of each container.
+const STATE: &str = "/run/gcs/runtime";
+
+/// The folder of a container: its `config.json`, and its root when the host puts it there.
+pub fn bundle(id: &str) -> PathBuf {
+    Path::new("/run/gcs/c").join(id)
+}
+
+/// The folder of libcontainer's state of one container.
+fn state(id: &str) -> PathBuf {
+    Path::new(STATE).join(id)
+}
+
+/// The socket on which a container's init waits to be started.
+pub fn start_socket(id: &str) -> PathBuf {
+    state(id).join("notify.sock")
+}
+
+/// The helper: does the one thing it was started for.
+pub fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let request = sys::inherited(descriptor::REQUEST).context("no request was handed over")?;
+    let reply = sys::inherited(descriptor::REPLY).context("no reply socket was handed over")?;
+    let log = sys::inherited(descriptor::LOG).context("no log was handed over")?;
+    // Errors inside libcontainer's children lose their cause on the way up; it is only in these.
+    tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::ERROR)
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .with_level(false)
+        .with_writer(Mutex::new(File::from(log)))
+        .init();
+    let mut text = String::new();
+    File::from(request).read_to_string(&mut text).context("reading the request")?;
+    let request: Request = serde_json::from_str(&text).context("understanding the request")?;
+    let reply = request::ReplySocket::new(reply);
+    let result = match request {
+        Request::Create(request) => create::create(*request, &reply),
+        Request::Start { id } => delete::start(&id).and_then(|()| Ok(reply.ready()?)),
+        Request::Exec(request) => {
+            let init = sys::inherited(descriptor::INIT).context("no init was handed over")?;
+            exec::exec(*request, &init, &reply)
+        }
+        Request::Delete { id } => delete::delete(&id).and_then(|()| Ok(reply.ready()?)),
+    };
+    if let Err(error) = &result {
+        let failure = match error.downcast_ref::<Failure>() {
+            Some(failure) => failure.clone(),
+            None => Failure { kind: FailureKind::Other, message: format!("{error:#}") },
+        };
+        // Nobody may be listening any more; the exit code says it too.
+        drop(reply.failed(&failure));
+    }
+    result
+}
+
+/// Owned, because the caller keeps it open while a path through it is in use.
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let directory = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    Ok(directory.into())
+}

@@ -1,0 +1,5 @@
+//! Processes: how they are started and what their streams are connected to.
+
+pub mod program;
+pub mod streams;
+pub mod terminal;

@@ -1,0 +1,78 @@
+//! Pipes between the agent and a workload.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use tokio::net::unix::pipe;
+
+/// The workload's ends of its three streams.
+#[derive(Debug)]
+pub struct WorkloadEnds {
+    /// Its standard input, output and error, in this order.
+    pub descriptors: [OwnedFd; 3],
+}
+
+/// The agent's ends.
+#[derive(Debug)]
+pub struct AgentEnds {
+    /// Writes to the workload's standard input; dropping it is the end of that stream.
+    pub stdin: Option<pipe::Sender>,
+    /// Reads the workload's standard output.
+    pub stdout: Option<pipe::Receiver>,
+    /// Reads the workload's standard error.
+    pub stderr: Option<pipe::Receiver>,
+}
+
+/// Which streams are wanted; the others are `/dev/null`.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Standard input.
+    pub stdin: bool,
+    /// Standard output.
+    pub stdout: bool,
+    /// Standard error.
+    pub stderr: bool,
+}
+
+/// Makes the pipes for a workload. Needs a tokio runtime.
+pub fn make(wanted: Wanted) -> io::Result<(WorkloadEnds, AgentEnds)> {
+    let (its_in, stdin) = input(wanted.stdin)?;
+    let (its_out, stdout) = output(wanted.stdout)?;
+    let (its_err, stderr) = output(wanted.stderr)?;
+    let descriptors = [its_in, its_out, its_err];
+    Ok((WorkloadEnds { descriptors }, AgentEnds { stdin, stdout, stderr }))
+}
+
+fn input(wanted: bool) -> io::Result<(OwnedFd, Option<pipe::Sender>)> {
+    if !wanted {
+        return Ok((null()?, None));
+    }
+    let (its, ours) = pipe2(OFlag::O_CLOEXEC)?;
+    Ok((its, Some(pipe::Sender::from_owned_fd(not_blocking(ours)?)?)))
+}
+
+fn output(wanted: bool) -> io::Result<(OwnedFd, Option<pipe::Receiver>)> {
+    if !wanted {
+        return Ok((null()?, None));
+    }
+    let (ours, its) = pipe2(OFlag::O_CLOEXEC)?;
+    Ok((its, Some(pipe::Receiver::from_owned_fd(not_blocking(ours)?)?)))
+}
+
+/// Only our end: each end of a pipe has flags of its own.
+fn not_blocking(descriptor: OwnedFd) -> io::Result<OwnedFd> {
+    use nix::fcntl::{FcntlArg, fcntl};
+    fcntl(&descriptor, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(descriptor)
+}
+
+/// What a stream nobody asked for is connected to.
+pub fn null() -> io::Result<OwnedFd> {
+    let file =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/null")?;
+    Ok(file.into())
+}

@@ -1,0 +1,346 @@
+//! The life of a container.
+//!
+//! ```text
+//!   create ──▶ created ──start──▶ running ──▶ exited ──delete──▶ gone
+//!                 └────────────── delete (kills) ─────────────────┘
+//! ```
+//! The streams of the init process exist from `create` on, because its descriptors are fixed
+//! then; which of them the host wants is known at `start`. A stream nobody wants is read and
+//! thrown away, so that writing to it does no harm.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use coracle_bridge::hresult::Hresult;
+use coracle_bridge::message::{ContainerConfig, ProcessParameters};
+use coracle_bridge::server::{Created, ServiceError, Started, Stop};
+use libcontainer::oci_spec::runtime::{
+    LinuxNamespaceType, LinuxSeccomp, Process as OciProcess, Spec,
+};
+use nix::sys::signal::Signal;
+use tokio::net::unix::pipe;
+
+use super::errors::{self, failed};
+use super::{Agent, Process};
+use crate::container::request::{Create, Exec, Request};
+use crate::container::{self, is_valid_id, own_namespaces};
+use crate::process::streams::{self, AgentEnds, Wanted};
+use crate::process::terminal::Terminal;
+use crate::reaper::Child;
+use crate::sys;
+
+/// What the agent remembers of a container.
+#[derive(Debug)]
+pub struct Container {
+    id: String,
+    /// Its init as a descriptor: joining by pid could hit another process.
+    init_handle: OwnedFd,
+    init: Child,
+    /// The init process as specified, of which further processes inherit.
+    process: OciProcess,
+    seccomp: Option<LinuxSeccomp>,
+    namespaces: Vec<LinuxNamespaceType>,
+    /// Its cgroup's folder.
+    pub cgroup: PathBuf,
+    has_poststart_hooks: bool,
+    terminal: Option<Terminal>,
+    /// The agent's ends of the init's streams, until it is started.
+    streams: Mutex<Option<AgentEnds>>,
+}
+
+impl Agent {
+    pub(super) fn container(&self, id: &str) -> Result<Arc<Container>, ServiceError> {
+        self.containers().get(id).cloned().ok_or_else(|| Hresult::NO_SUCH_SYSTEM.into())
+    }
+
+    pub(super) async fn create(
+        &self,
+        id: &str,
+        config: &ContainerConfig,
+    ) -> Result<Created, ServiceError> {
+        if !is_valid_id(id) {
+            return Err(ServiceError::invalid(format!("{id:?} is no container id")));
+        }
+        let spec = config.oci_specification.as_ref();
+        let spec = spec.ok_or_else(|| ServiceError::invalid("there is no OCI specification"))?;
+        let spec: Spec = spec
+            .decode()
+            .map_err(|error| ServiceError::invalid(format!("the OCI specification: {error}")))?;
+        let process = spec.process().clone();
+        let process = process.ok_or_else(|| ServiceError::invalid("there is no process"))?;
+        let terminal = process.terminal().unwrap_or(false);
+        let wanted = Wanted { stdin: !terminal, stdout: !terminal, stderr: !terminal };
+        let (workload, streams) = streams::make(wanted)?;
+
+        let blueprint = Blueprint::of(id, &spec);
+        let request = Request::Create(Box::new(Create { id: id.to_owned(), spec }));
+        let [stdin, stdout, stderr] = &workload.descriptors;
+        let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let launched = self.launcher.run(&request, stdio, None).await;
+        let launched = launched.map_err(|error| errors::launch(&error))?;
+        let init = launched.process.ok_or_else(|| ServiceError::failed("there is no init"))?;
+        let handle = init.while_alive(sys::pidfd_open);
+        let handle = match handle {
+            Some(handle) => handle?,
+            // Dead before it was started; it still is a container, and its exit will be told.
+            None => streams::null()?,
+        };
+        let terminal = launched.terminal.map(Terminal::from_master).transpose()?;
+        if let (Some(terminal), Some(size)) = (&terminal, process.console_size()) {
+            resize(terminal, size.width(), size.height());
+        }
+        let pid = self.remember(&init, terminal.clone());
+        let container = Container {
+            id: id.to_owned(),
+            init_handle: handle,
+            init: init.clone(),
+            process,
+            seccomp: blueprint.seccomp,
+            namespaces: blueprint.namespaces,
+            cgroup: blueprint.cgroup,
+            has_poststart_hooks: blueprint.has_poststart_hooks,
+            terminal,
+            streams: Mutex::new(Some(streams)),
+        };
+        self.containers().insert(id.to_owned(), Arc::new(container));
+        Ok(Created { pid, exit: exit_of(init) })
+    }
+
+    pub(super) async fn start(
+        &self,
+        id: &str,
+        parameters: &ProcessParameters,
+    ) -> Result<Started, ServiceError> {
+        let container = self.container(id)?;
+        let streams = container.streams.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let streams = streams.ok_or_else(|| ServiceError::from(Hresult::INVALID_STATE))?;
+        if container.has_poststart_hooks {
+            let null = streams::null()?;
+            let request = Request::Start { id: id.to_owned() };
+            let started = self.launcher.run(&request, [null.as_fd(); 3], None).await;
+            started.map_err(|error| errors::launch(&error))?;
+        } else {
+            notify_start(id)?;
+        }
+        if let (Some(terminal), Some((height, width))) =
+            (&container.terminal, parameters.console_size)
+        {
+            resize(terminal, u64::from(width), u64::from(height));
+        }
+        let ends = match &container.terminal {
+            Some(terminal) => Ends::of_terminal(terminal, parameters),
+            None => Ends::of_pipes(streams, parameters),
+        };
+        let pid = container.init.pid().as_raw().cast_unsigned();
+        Ok(ends.started(pid, container.init.clone()))
+    }
+
+    pub(super) async fn exec_in_container(
+        &self,
+        id: &str,
+        parameters: &ProcessParameters,
+    ) -> Result<Started, ServiceError> {
+        let container = self.container(id)?;
+        let process = parameters.oci_process.as_ref();
+        let process = process.ok_or_else(|| ServiceError::invalid("there is no OCI process"))?;
+        let mut process: OciProcess = process
+            .decode()
+            .map_err(|error| ServiceError::invalid(format!("the OCI process: {error}")))?;
+        if !parameters.user.is_empty() {
+            let mut user = process.user().clone();
+            user.set_username(Some(parameters.user.clone()));
+            process.set_user(user);
+        }
+        let size =
+            parameters.console_size.map(|(height, width)| (u64::from(width), u64::from(height)));
+        let size = size.or(process.console_size().map(|size| (size.width(), size.height())));
+        let terminal = process.terminal().unwrap_or(false);
+        let (workload, streams) = streams::make(wanted(parameters, terminal))?;
+        let request = Request::Exec(Box::new(Exec {
+            process,
+            init: container.process.clone(),
+            seccomp: container.seccomp.clone(),
+            namespaces: container.namespaces.clone(),
+            cgroup: container.cgroup.clone(),
+        }));
+        let [stdin, stdout, stderr] = &workload.descriptors;
+        let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let init = Some(container.init_handle.as_fd());
+        let launched = self.launcher.run(&request, stdio, init).await;
+        let launched = launched.map_err(|error| errors::launch(&error))?;
+        let child = launched.process.ok_or_else(|| ServiceError::failed("there is no process"))?;
+        let terminal = launched.terminal.map(Terminal::from_master).transpose()?;
+        if let (Some(terminal), Some((width, height))) = (&terminal, size) {
+            resize(terminal, width, height);
+        }
+        let pid = self.remember(&child, terminal.clone());
+        let ends = match &terminal {
+            Some(terminal) => Ends::of_terminal(terminal, parameters),
+            None => Ends::of_pipes(streams, parameters),
+        };
+        Ok(ends.started(pid, child))
+    }
+
+    pub(super) fn stop_container(&self, id: &str, stop: Stop) -> Result<(), ServiceError> {
+        let signal = match stop {
+            Stop::Graceful => Signal::SIGTERM,
+            Stop::Forced => Signal::SIGKILL,
+        };
+        match self.container(id)?.init.signal(signal)? {
+            true => Ok(()),
+            false => Err(Hresult::ALREADY_STOPPED.into()),
+        }
+    }
+
+    pub(super) async fn delete(&self, id: &str) -> Result<(), ServiceError> {
+        self.container(id)?;
+        let null = streams::null()?;
+        let request = Request::Delete { id: id.to_owned() };
+        let deleted = self.launcher.run(&request, [null.as_fd(); 3], None).await;
+        deleted.map_err(|error| errors::launch(&error))?;
+        self.containers().remove(id);
+        Ok(())
+    }
+
+    /// Keeps a process for as long as it lives, and returns its pid.
+    pub(super) fn remember(&self, child: &Child, terminal: Option<Terminal>) -> u32 {
+        let pid = child.pid().as_raw().cast_unsigned();
+        let processes = Arc::clone(&self.processes);
+        let process = Process { child: child.clone(), terminal };
+        processes.lock().unwrap_or_else(PoisonError::into_inner).insert(pid, process);
+        let child = child.clone();
+        // Ends with the process.
+        tokio::spawn(async move {
+            child.wait().await;
+            processes.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+        });
+        pid
+    }
+}
+
+/// What of a specification is needed later on.
+struct Blueprint {
+    seccomp: Option<LinuxSeccomp>,
+    namespaces: Vec<LinuxNamespaceType>,
+    cgroup: PathBuf,
+    has_poststart_hooks: bool,
+}
+
+impl Blueprint {
+    fn of(id: &str, spec: &Spec) -> Self {
+        let linux = spec.linux().as_ref();
+        let path = linux.and_then(|linux| linux.cgroups_path().clone());
+        let path = path.unwrap_or_else(|| Path::new("/containers").join(id));
+        let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref());
+        Self {
+            seccomp: linux.and_then(|linux| linux.seccomp().clone()),
+            namespaces: own_namespaces(spec),
+            cgroup: Path::new("/sys/fs/cgroup").join(path.strip_prefix("/").unwrap_or(&path)),
+            has_poststart_hooks: hooks.is_some_and(|hooks| !hooks.is_empty()),
+        }
+    }
+}
+
+/// Lets an init that waits for it go on, as libcontainer's own start does.
+fn notify_start(id: &str) -> Result<(), ServiceError> {
+    let path = container::start_socket(id);
+    let mut socket = UnixStream::connect(&path)
+        .map_err(|error| ServiceError::failed(format!("starting container {id}: {error}")))?;
+    socket.write_all(b"start container")?;
+    // Nobody will connect again.
+    drop(fs::remove_file(path));
+    Ok(())
+}
+
+/// The agent's ends of a process's streams, as far as the host wants them.
+pub(super) struct Ends {
+    started: Started,
+}
+
+impl Ends {
+    pub(super) fn of_terminal(terminal: &Terminal, parameters: &ProcessParameters) -> Self {
+        let stdout: Box<terminal::Output> = Box::new(terminal.output());
+        let mut ends = Self::none();
+        if parameters.create_std_in_pipe {
+            ends.started.stdin = Some(Box::new(terminal.input()));
+        }
+        if parameters.create_std_out_pipe {
+            ends.started.stdout = Some(stdout);
+        } else {
+            discard(*stdout);
+        }
+        ends
+    }
+
+    pub(super) fn of_pipes(streams: AgentEnds, parameters: &ProcessParameters) -> Self {
+        let mut ends = Self::none();
+        if parameters.create_std_in_pipe {
+            ends.started.stdin = streams.stdin.map(|stdin| Box::new(stdin) as _);
+        }
+        ends.started.stdout = keep_or_discard(streams.stdout, parameters.create_std_out_pipe);
+        ends.started.stderr = keep_or_discard(streams.stderr, parameters.create_std_err_pipe);
+        ends
+    }
+
+    pub(super) fn started(self, pid: u32, child: Child) -> Started {
+        Started { pid, exit: exit_of(child), ..self.started }
+    }
+
+    fn none() -> Self {
+        let exit = Box::pin(std::future::ready(0));
+        Self { started: Started { pid: 0, stdin: None, stdout: None, stderr: None, exit } }
+    }
+}
+
+use crate::process::terminal;
+
+fn keep_or_discard(
+    stream: Option<pipe::Receiver>,
+    keep: bool,
+) -> Option<Box<dyn tokio::io::AsyncRead + Send + Unpin>> {
+    let stream = stream?;
+    if keep {
+        return Some(Box::new(stream));
+    }
+    discard(stream);
+    None
+}
+
+/// Reads a stream nobody wants to its end.
+fn discard(mut stream: impl tokio::io::AsyncRead + Send + Unpin + 'static) {
+    // Ends when the last process that holds the other end does.
+    tokio::spawn(async move { drop(tokio::io::copy(&mut stream, &mut tokio::io::sink()).await) });
+}
+
+pub(super) fn wanted(parameters: &ProcessParameters, terminal: bool) -> Wanted {
+    Wanted {
+        stdin: parameters.create_std_in_pipe && !terminal,
+        stdout: parameters.create_std_out_pipe && !terminal,
+        stderr: parameters.create_std_err_pipe && !terminal,
+    }
+}
+
+pub(super) fn resize(terminal: &Terminal, width: u64, height: u64) {
+    let cut = |size: u64| u16::try_from(size).unwrap_or(u16::MAX);
+    if let Err(error) = terminal.resize(cut(width), cut(height)) {
+        tracing::warn!(
+            error = &failed(&error) as &dyn std::error::Error,
+            "a terminal keeps its size"
+        );
+    }
+}
+
+fn exit_of(child: Child) -> coracle_bridge::server::ExitFuture {
+    Box::pin(async move { child.wait().await.exit_code() })
+}
+
+impl Container {
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}

@@ -1,0 +1,59 @@
+//! How failures become result codes.
+//!
+//! Most have none of their own in the protocol. Two do here, beyond hcsshim's table, because people
+//! know them by a shell's exit code: a program that is not there and one that cannot be executed.
+
+use std::error::Error;
+use std::io;
+
+use coracle_bridge::hresult::Hresult;
+use coracle_bridge::server::ServiceError;
+
+use crate::container::launch::{self, LaunchError};
+use crate::container::request::FailureKind;
+
+/// Windows' "the system cannot find the file specified": no such program, a shell's 127.
+pub const FILE_NOT_FOUND: Hresult = Hresult::from_bits(0x8007_0002);
+
+/// Windows' "access is denied": the program cannot be executed, a shell's 126.
+pub const ACCESS_DENIED: Hresult = Hresult::from_bits(0x8007_0005);
+
+/// The error with all its causes in one line.
+pub fn failed(error: &dyn Error) -> ServiceError {
+    ServiceError::failed(chain(error))
+}
+
+/// The code of a helper's failure.
+pub fn launch(error: &LaunchError) -> ServiceError {
+    let hresult = match launch::kind(error) {
+        FailureKind::ProgramNotFound => FILE_NOT_FOUND,
+        FailureKind::ProgramNotExecutable => ACCESS_DENIED,
+        FailureKind::UserNotFound => Hresult::INVALID_ARGUMENT,
+        FailureKind::Other => Hresult::FAIL,
+    };
+    ServiceError::new(hresult, chain(error))
+}
+
+/// The code of a program of the VM itself that did not start.
+pub fn spawn(name: &str, error: &io::Error) -> ServiceError {
+    let hresult = match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FILE_NOT_FOUND,
+        io::ErrorKind::PermissionDenied => ACCESS_DENIED,
+        io::ErrorKind::InvalidInput => Hresult::INVALID_ARGUMENT,
+        _ if error.raw_os_error() == Some(libc::ENOEXEC) => ACCESS_DENIED,
+        _ => Hresult::FAIL,
+    };
+    ServiceError::new(hresult, format!("starting {name:?}: {error}"))
+}
+
+/// `outer: cause: cause of the cause`.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

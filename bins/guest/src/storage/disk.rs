@@ -1,0 +1,237 @@
+//! Disks, found by the serial the host gave them.
+//!
+//! The order in which the kernel finds disks means nothing, and with several controllers neither
+//! does their address; the serial is the one name both sides know. A disk appears some time after
+//! the host plugged it in, long after on a busy machine, so looking for it means waiting for it.
+//! For a host that gives no serial, there is hcsshim's address: controller and LUN.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::mount::MsFlags;
+
+use super::mount::{Mount, MountError, Mounter, unmount};
+
+/// How long a disk may take to appear.
+pub const APPEAR_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a disk could not be attached or detached.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// It did not appear.
+    #[error("no disk {address} appeared within {} s", timeout.as_secs())]
+    Missing {
+        /// Which disk.
+        address: DiskAddress,
+        /// How long we waited.
+        timeout: Duration,
+    },
+    /// Two disks answer to one name.
+    #[error("{count} disks answer to {address}")]
+    Ambiguous {
+        /// Which disk.
+        address: DiskAddress,
+        /// How many.
+        count: usize,
+    },
+    /// A file system we do not mount.
+    #[error("the file system {kind:?} of disk {address} is none of ext4, erofs, xfs")]
+    Filesystem {
+        /// Which disk.
+        address: DiskAddress,
+        /// The file system asked for.
+        kind: String,
+    },
+    /// It could not be mounted or unmounted.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The kernel could not be told to forget it.
+    #[error("ejecting the disk {}", device.display())]
+    Eject {
+        /// Its folder in sysfs.
+        device: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// What the host calls a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskAddress {
+    /// Its serial.
+    Serial(String),
+    /// The LUN on the n-th SCSI controller.
+    Lun {
+        /// Which controller, from 0.
+        controller: u32,
+        /// Which unit of it.
+        lun: u32,
+    },
+}
+
+impl std::fmt::Display for DiskAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Serial(serial) => write!(f, "with serial {serial:?}"),
+            Self::Lun { controller, lun } => write!(f, "{controller}:{lun}"),
+        }
+    }
+}
+
+/// Mounts the disk on `target` (mode 0700).
+pub fn attach(
+    mounter: &Mounter,
+    address: &DiskAddress,
+    target: &Path,
+    filesystem: Option<&str>,
+    read_only: bool,
+) -> Result<(), DiskError> {
+    let kind = filesystem.unwrap_or("ext4");
+    // A journal must not be replayed onto a disk others may be reading.
+    let (flags, data) = match (kind, read_only) {
+        ("ext4", true) => (MsFlags::MS_RDONLY, "noload"),
+        ("xfs", true) => (MsFlags::MS_RDONLY, "norecovery,nouuid"),
+        ("xfs", false) => (MsFlags::empty(), "nouuid"),
+        ("erofs", _) => (MsFlags::MS_RDONLY, ""),
+        ("ext4", false) => (MsFlags::empty(), ""),
+        _ => {
+            let (address, kind) = (address.clone(), kind.to_owned());
+            return Err(DiskError::Filesystem { address, kind });
+        }
+    };
+    let device = wait_for(address, APPEAR_TIMEOUT)?;
+    mounter.mount(&Mount { from: &device, target, kind, flags, data, mode: 0o700 })?;
+    Ok(())
+}
+
+/// Unmounts `target`, if there is one, and makes the kernel forget the disk, so that the host can
+/// pull it out. A disk that is gone already is what was wanted.
+pub fn detach(address: &DiskAddress, target: Option<&Path>) -> Result<(), DiskError> {
+    if let Some(target) = target {
+        unmount(target)?;
+    }
+    for block in candidates(address) {
+        let device = block.join("device");
+        match fs::write(device.join("delete"), "1") {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(DiskError::Eject { device, source }),
+        }
+    }
+    Ok(())
+}
+
+/// The root disk, which may still be on its way when the agent looks for it.
+pub fn find_at_boot(serial: &str, timeout: Duration) -> Result<PathBuf, DiskError> {
+    wait_for(&DiskAddress::Serial(serial.to_owned()), timeout)
+}
+
+fn wait_for(address: &DiskAddress, timeout: Duration) -> Result<PathBuf, DiskError> {
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let found = candidates(address);
+        match found.as_slice() {
+            [block] => {
+                let node = Path::new("/dev").join(block.file_name().unwrap_or_default());
+                // The node can be a moment later than the folder.
+                if node.exists() {
+                    return Ok(node);
+                }
+            }
+            [] => {}
+            several => {
+                let (address, count) = (address.clone(), several.len());
+                return Err(DiskError::Ambiguous { address, count });
+            }
+        }
+        if start.elapsed() > timeout {
+            return Err(DiskError::Missing { address: address.clone(), timeout });
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// The folders in `/sys/block` of all disks that answer to `address`.
+fn candidates(address: &DiskAddress) -> Vec<PathBuf> {
+    match address {
+        DiskAddress::Serial(serial) => entries(Path::new("/sys/block"))
+            .into_iter()
+            .filter(|block| serial_of(block).is_some_and(|found| found == *serial))
+            .collect(),
+        DiskAddress::Lun { controller, lun } => {
+            let Some(host) = scsi_host(*controller) else { return Vec::new() };
+            let device = format!("/sys/bus/scsi/devices/{host}:0:0:{lun}/block");
+            let blocks = entries(Path::new(&device)).into_iter();
+            blocks
+                .filter_map(|block| Some(Path::new("/sys/block").join(block.file_name()?)))
+                .collect()
+        }
+    }
+}
+
+/// The number of the n-th virtio SCSI host. Hosts are numbered in the order of their slots.
+fn scsi_host(controller: u32) -> Option<u32> {
+    let mut hosts: Vec<u32> = entries(Path::new("/sys/class/scsi_host"))
+        .into_iter()
+        .filter(|host| {
+            fs::read_to_string(host.join("proc_name"))
+                .is_ok_and(|name| name.trim() == "virtio_scsi")
+        })
+        .filter_map(|host| host.file_name()?.to_str()?.strip_prefix("host")?.parse().ok())
+        .collect();
+    hosts.sort_unstable();
+    hosts.get(usize::try_from(controller).ok()?).copied()
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+/// A SCSI disk tells its serial in page 0x80 of its vital product data; a virtio disk in a file.
+fn serial_of(block: &Path) -> Option<String> {
+    if let Ok(page) = fs::read(block.join("device/vpd_pg80")) {
+        return serial_from_page(&page);
+    }
+    let text = fs::read_to_string(block.join("serial")).ok()?;
+    Some(text.trim_end_matches(['\0', '\n']).to_owned())
+}
+
+/// Page 0x80: four bytes of header, the last two the length, then the serial, perhaps padded.
+fn serial_from_page(page: &[u8]) -> Option<String> {
+    let (header, rest) = page.split_at_checked(4)?;
+    let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    let text = std::str::from_utf8(rest.get(..length)?).ok()?;
+    Some(text.trim_matches(|c: char| c == ' ' || c == '\0').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_serial_is_read_from_page_0x80() {
+        assert_eq!(serial_from_page(b"\0\x80\0\x06rootfs"), Some("rootfs".to_owned()));
+        assert_eq!(serial_from_page(b"\0\x80\0\x08rootfs  "), Some("rootfs".to_owned()));
+        assert_eq!(serial_from_page(b"\0\x80\0\x09rootfs"), None);
+        assert_eq!(serial_from_page(b"\0\x80"), None);
+    }
+
+    #[test]
+    fn a_file_system_we_do_not_know_is_refused_before_waiting_for_the_disk() {
+        let address = DiskAddress::Serial("none".to_owned());
+        let error =
+            attach(&Mounter::default(), &address, Path::new("/run/mounts/m0"), Some("ntfs"), true);
+        assert!(matches!(error, Err(DiskError::Filesystem { .. })));
+    }
+
+    #[test]
+    fn a_missing_disk_is_reported_by_name_after_the_time_out() {
+        let error = find_at_boot("no-such-disk", Duration::ZERO).unwrap_err();
+        assert!(error.to_string().contains("no-such-disk"), "{error}");
+    }
+}
