@@ -61,6 +61,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
         }
     }
 
+    /// A receiver that goes on at `from`, after `lost` bytes the sender had dropped.
+    pub fn resumed(connection: S, from: u64, lost: u64) -> Self {
+        Self { lost, ..Self::new(connection, from) }
+    }
+
     /// Offset after the last byte that was handed out: where a successor goes on.
     pub fn offset(&self) -> u64 {
         self.offset
