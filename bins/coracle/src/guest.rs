@@ -129,15 +129,17 @@ fn newest_kernel(folder: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
     packages.sort_by_key(|path| version_key(path));
     let newest = packages.pop().and_then(|package| Some((vmlinuz_of(&package)?, package)));
     newest.ok_or_else(|| {
-        anyhow::anyhow!("there is no kernel package in {}", folder.display())
-            .context(Advice("`make setup` fetches one, or name yours with --kernel and --modules".into()))
+        anyhow::anyhow!("there is no kernel package in {}", folder.display()).context(Advice(
+            "`make setup` fetches one, or name yours with --kernel and --modules".into(),
+        ))
     })
 }
 
 fn vmlinuz_of(package: &Path) -> Option<PathBuf> {
     let boot = std::fs::read_dir(package.join("boot")).ok()?;
-    boot.filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")))
+    boot.filter_map(|entry| Some(entry.ok()?.path())).find(|path| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
+    })
 }
 
 /// Orders `6.1.0-56` after `6.1.0-9`: numbers as numbers, all else as text.
