@@ -18,6 +18,7 @@ pub mod config;
 pub mod device;
 pub mod effect;
 mod error;
+pub mod fake;
 pub mod identity;
 mod machine;
 mod process;

@@ -1,10 +1,13 @@
 //! The places where the compiler cannot check us: code between fork and exec, memory shared with
-//! a virtual CPU, and the CPU's time stamp counter.
+//! a virtual CPU, descriptors known by number, and the CPU's time stamp counter.
 #![allow(unsafe_code)]
 
 use std::{
     io,
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    os::{
+        fd::{FromRawFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
     process::Command,
 };
 
@@ -58,4 +61,11 @@ pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives, and the
     // `AsyncFd` owns it.
     Ok(unsafe { AsyncFd::register(descriptor) }?)
+}
+
+/// A descriptor which the fake monitor was started with and told the number of.
+pub(crate) fn inherited(number: RawFd) -> OwnedFd {
+    // SAFETY: the launcher left the descriptor open for us under this number, the command line
+    // names it for one purpose, and it is taken over once, for that.
+    unsafe { OwnedFd::from_raw_fd(number) }
 }

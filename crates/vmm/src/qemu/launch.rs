@@ -103,9 +103,14 @@ fn prepare(
     debris: &mut Debris,
 ) -> Result<Spawn, VmmError> {
     check(&config)?;
-    let choice = accel::choose(config.accel, qemu.verdicts.as_deref())?;
+    let (engine, mut descriptors) = if qemu.has_machine {
+        let choice = accel::choose(config.accel, qemu.verdicts.as_deref())?;
+        tracing::debug!(engine = choice.engine.name(), why = choice.why, "accelerator");
+        (choice.engine, open_boot(&config)?)
+    } else {
+        (Engine::Tcg, Descriptors::new())
+    };
     let lock = may_lock(&config)?;
-    let mut descriptors = open_boot(&config)?;
     let kinds = config.disks.iter().map(|disk| device::file_kind(&disk.file));
     let kinds = kinds.collect::<Result<Vec<_>, _>>()?;
 
@@ -139,13 +144,14 @@ fn prepare(
         match descriptor {
             Descriptor::Disk(index) => config.disks[index].file.as_raw_fd(),
             Descriptor::Pmem(index) => config.pmem[index].file.as_raw_fd(),
-            // The command line names only what its configuration has, and that was opened above.
+            // The command line names only what its configuration has, and that was opened above,
+            // but for the fake, which opens no boot files.
             other => descriptors.get(&other).map_or(-1, AsRawFd::as_raw_fd),
         }
     };
-    let facts = Facts { engine: choice.engine, lock, disks: &kinds, number: &number };
+    let facts = Facts { engine, lock, disks: &kinds, number: &number };
     let arguments = command_line::arguments(&config, &facts);
-    tracing::debug!(?program, ?arguments, accel = choice.why, "launch");
+    tracing::debug!(?program, ?arguments, "launch");
 
     let mut inherited: Vec<OwnedFd> = descriptors.into_values().collect();
     inherited.extend(config.disks.into_iter().map(|disk| disk.file));
@@ -158,7 +164,7 @@ fn prepare(
         stderr,
         cgroups,
         user: config.user,
-        group: kvm_group(config.user, choice.engine),
+        group: kvm_group(config.user, engine),
         lock_memory: lock,
         die_with_owner: config.die_with_owner,
     })

@@ -32,6 +32,8 @@ pub struct Qemu {
     program: PathBuf,
     verdicts: Option<PathBuf>,
     effects: Effects,
+    /// The program is the fake: it runs no kernel and no guest code.
+    has_machine: bool,
 }
 
 impl Default for Qemu {
@@ -43,7 +45,12 @@ impl Default for Qemu {
 impl Qemu {
     /// `qemu-system-x86_64` as found in `PATH`.
     pub fn new() -> Self {
-        Self { program: "qemu-system-x86_64".into(), verdicts: None, effects: Effects::default() }
+        Self {
+            program: "qemu-system-x86_64".into(),
+            verdicts: None,
+            effects: Effects::default(),
+            has_machine: true,
+        }
     }
 
     /// Another program; a bare name is looked for in `PATH`.
@@ -56,6 +63,11 @@ impl Qemu {
     #[must_use]
     pub fn with_verdicts(self, directory: impl Into<PathBuf>) -> Self {
         Self { verdicts: Some(directory.into()), ..self }
+    }
+
+    /// The program has QEMU's command line and no machine behind it.
+    pub(crate) fn without_machine(self) -> Self {
+        Self { has_machine: false, ..self }
     }
 
     /// Interrupts effects, for tests.
