@@ -98,7 +98,8 @@ async fn the_end_of_the_keeper_resets_all_streams_and_the_next_one_serves_again(
     assert_eq!(guest.write(b"x").await.unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert!(matches!(host.read(&mut buffer).await, Ok(0) | Err(_)));
     let (host, guest) = tokio::join!(listener.accept(), channel.guest.dial(PORT));
-    guest.unwrap().write_all(b"!").await.unwrap();
+    let mut guest = guest.unwrap();
+    guest.write_all(b"!").await.unwrap();
     host.unwrap().read_exact(&mut buffer).await.unwrap();
     assert_eq!(&buffer, b"!");
 }
