@@ -3,11 +3,15 @@
 mod cli;
 mod detach;
 mod doctor;
+mod foreground;
 mod guest;
 mod keeper;
+mod progress;
 mod report;
 mod run;
+mod signals;
 mod size;
+mod streams;
 mod terminal;
 
 use std::process::ExitCode;

@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 
-use coracle_engine::Explain;
-
 use crate::cli::Format;
 
 /// Our own failure, as opposed to the workload's.
@@ -26,8 +24,11 @@ fn as_text(error: &anyhow::Error) -> String {
     if let Some(code) = code {
         let _ = write!(text, "[{code}]");
     }
-    let _ = writeln!(text, ": {error}");
-    for cause in error.chain().skip(1) {
+    let mut chain = chain(error);
+    if let Some(first) = chain.next() {
+        let _ = writeln!(text, ": {first}");
+    }
+    for cause in chain {
         let _ = writeln!(text, "  caused by: {cause}");
     }
     if let Some(help) = help {
@@ -38,22 +39,29 @@ fn as_text(error: &anyhow::Error) -> String {
 
 fn as_json(error: &anyhow::Error) -> String {
     let (code, help) = explanation(error);
-    let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+    let mut chain = chain(error).map(ToString::to_string);
+    let message = chain.next();
+    let causes: Vec<String> = chain.collect();
     let value = serde_json::json!({
-        "error": { "code": code, "message": error.to_string(), "causes": causes, "help": help }
+        "error": { "code": code, "message": message, "causes": causes, "help": help }
     });
     format!("{value}\n")
+}
+
+/// The error and its causes, without attached advice, which is no cause.
+fn chain(error: &anyhow::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    error.chain().skip(usize::from(error.downcast_ref::<Advice>().is_some()))
 }
 
 /// The stable code and the advice of the first error in the chain that has them.
 fn explanation(error: &anyhow::Error) -> (Option<&'static str>, Option<String>) {
     match error.chain().find_map(|e| e.downcast_ref::<coracle_engine::Error>()) {
         Some(error) => (Some(error.code()), error.help()),
-        None => (None, error.chain().find_map(|e| e.downcast_ref::<Advice>()).map(|a| a.0.clone())),
+        None => (None, error.downcast_ref::<Advice>().map(|advice| advice.0.clone())),
     }
 }
 
-/// Advice attached to an error that has no code of its own.
+/// Advice attached as context to an error that has no code of its own.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Advice(pub String);

@@ -1,16 +1,70 @@
 //! `UtilityVm`: one virtual machine and everything that is plugged into it.
 //!
 //! The crate is the seed's `internal/uvm` (hcsshim v0.8.9) in Rust: same names, same texts, same
-//! order of checks, its known faults put right. What decides is pure and stands alone (options,
-//! validation, documents, the state machine); what acts is small and goes through the machine
-//! monitor ([`coracle_vmm`]) and the bridge to the guest ([`coracle_bridge`]).
+//! order of checks, its known faults put right. What decides is pure and stands alone; what acts
+//! is small and goes through the machine monitor ([`coracle_vmm`]) and the bridge to the guest
+//! ([`coracle_bridge`]).
+//!
+//! | module | what |
+//! |---|---|
+//! | [`options`], [`validate`] | what a caller wants, and whether it can be |
+//! | [`description`], [`merge`] | the VM as a document that extra JSON may change, and as a configuration |
+//! | [`hcs`] | what hcsshim gives a Windows host, for the backend to come |
+//! | [`UtilityVm`] | create, start, wait, terminate, close; in `lifecycle`, states in `state` |
+//! | `guest` | containers, processes, capabilities |
+//! | [`modify`], `disks`, `layers` | changes, split between host and guest |
+//! | [`output`], `entropy` | what the guest's program prints, what the guest is fed |
+//! | `identity`, `counters`, `stats`, [`schema`] | who a VM is and what it uses |
+//! | [`timeline`] | when each step of a boot happened |
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), coracle_uvm::UvmError> {
+//! use coracle_uvm::{UtilityVm, options::OptionsLcow};
+//!
+//! let vm = UtilityVm::create_lcow(OptionsLcow::new_default("", "example")).await?;
+//! vm.start().await?;
+//! println!("the guest speaks version {}", vm.capabilities().0);
+//! vm.close().await
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
+mod counters;
 pub mod description;
+mod disks;
+mod entropy;
+mod errors;
+mod guest;
 pub mod hcs;
+mod identity;
+mod layers;
+mod lifecycle;
 pub mod merge;
+pub mod modify;
 pub mod options;
+pub mod output;
+pub mod schema;
 mod state;
+mod stats;
+pub mod timeline;
 pub mod validate;
 
+pub use coracle_vmm::Accel;
+pub use errors::{Result, UvmError};
+pub use lifecycle::{KeeperStartError, UnexpectedExit, UtilityVm};
 pub use state::{Event, Refused, State};
+
+/// The keeper of a VM's channel, for the program that runs one as a process of its own.
+pub mod keeper {
+    pub use coracle_bridge::channel::ChannelDir;
+    pub use coracle_bridge::channel::keeper::*;
+}
+
+/// What runs in a VM, as the bridge knows it.
+pub mod container {
+    pub use coracle_bridge::client::{
+        BridgeError, Container, Process, Stdio, StdinWriter, StdoutReader,
+    };
+    pub use coracle_bridge::hresult::Hresult;
+    pub use coracle_bridge::message::{ContainerConfig, ProcessParameters};
+}

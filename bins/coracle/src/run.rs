@@ -1,0 +1,259 @@
+//! `coracle run`: one command in one container in one VM, until the command ends.
+//!
+//! The sandbox belongs to the engine; this file only connects it with the user: the
+//! command line, standard streams, the terminal and signals.
+//!
+//! ```text
+//!   stdin thread ──► container.stdin        container.stdout ──► stdout
+//!   signals ──────► launch: cancel / running: forward, the third one kills
+//! ```
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use coracle_engine::root::Root;
+use coracle_engine::timeline::{Phase, Timeline};
+use coracle_engine::{Accel, Command, Container, RootFs, Sandbox, SandboxSpec};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{self, Format, RunArgs};
+use crate::detach::DetachKeys;
+use crate::foreground::{self, Foreground};
+use crate::progress::Bar;
+use crate::signals::{Signal, Signals, Urgency};
+use crate::streams::{self, Ending};
+use crate::terminal;
+
+/// How long the last output may take after the command ended.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs the command and returns its exit code.
+pub fn run(args: &RunArgs, words: (Option<&str>, &[String]), root: &Root) -> Result<ExitCode> {
+    let began = Instant::now();
+    let detach_keys = DetachKeys::parse(&args.detach_keys)
+        .map_err(anyhow::Error::msg)
+        .context("cannot use --detach-keys")?;
+    let on_terminal = args.tty && terminal::is_terminal();
+    if on_terminal && !foreground::is_inner() {
+        return foreground::supervise();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    let session = Session {
+        args,
+        sandbox: sandbox_spec(args, words.0),
+        command: command(args, words.1, on_terminal)?,
+        detach_keys,
+        on_terminal,
+    };
+    let outcome = runtime.block_on(session.run(root, began));
+    // A thread may still sit in a read of standard input; it ends with the process.
+    runtime.shutdown_background();
+    terminal::restore();
+    Ok(ExitCode::from(outcome?))
+}
+
+fn sandbox_spec(args: &RunArgs, rootfs: Option<&str>) -> SandboxSpec {
+    SandboxSpec {
+        name: args.name.clone(),
+        memory_mib: args.memory,
+        vcpus: args.cpus,
+        accel: match args.accel {
+            cli::Accel::Auto => Accel::Auto,
+            cli::Accel::Kvm => Accel::Kvm,
+            cli::Accel::Tcg => Accel::Tcg,
+        },
+        kernel: args.kernel.clone(),
+        rootfs: rootfs.map_or(RootFs::BuiltIn, |path| RootFs::At(path.into())),
+        scratch_mib: args.scratch,
+        read_only: args.read_only,
+    }
+}
+
+fn command(args: &RunArgs, words: &[String], on_terminal: bool) -> Result<Command> {
+    let env = args.env.iter().filter_map(|entry| variable(entry)).collect();
+    if let Some(bad) = args.env.iter().find(|e| e.is_empty() || e.starts_with('=')) {
+        bail!("--env {bad:?} has no name: write NAME=VALUE, or NAME to take it from here");
+    }
+    Ok(Command {
+        args: words.to_vec(),
+        entrypoint: args.entrypoint.clone(),
+        env,
+        cwd: args.workdir.clone(),
+        user: args.user.clone(),
+        hostname: args.hostname.clone(),
+        stdin: args.interactive,
+        terminal: args.tty.then(|| if on_terminal { terminal::size() } else { None }),
+    })
+}
+
+/// `NAME=VALUE` as it is; `NAME` with our own value, or not at all without one.
+fn variable(entry: &str) -> Option<String> {
+    if entry.contains('=') {
+        return Some(entry.to_owned());
+    }
+    std::env::var(entry).ok().map(|value| format!("{entry}={value}"))
+}
+
+enum Started {
+    Tried(Result<Container, coracle_engine::Error>),
+    Signalled(Signal),
+}
+
+struct Session<'a> {
+    args: &'a RunArgs,
+    sandbox: SandboxSpec,
+    command: Command,
+    detach_keys: DetachKeys,
+    on_terminal: bool,
+}
+
+impl Session<'_> {
+    async fn run(self, root: &Root, began: Instant) -> Result<u8> {
+        let mut signals = Signals::listen().context("cannot listen for signals")?;
+        let timeline = Timeline::since(began);
+        let cancel = CancellationToken::new();
+        let progress = Bar::new();
+        let mut launch = std::pin::pin!(Sandbox::launch(
+            root,
+            self.sandbox.clone(),
+            timeline,
+            cancel.clone(),
+            progress.callback(),
+        ));
+        let mut interrupted = None;
+        let sandbox = loop {
+            tokio::select! {
+                sandbox = &mut launch => break sandbox,
+                signal = signals.next() => {
+                    // Resizes and the like mean nothing yet; an end means: undo all.
+                    if signal.ends_a_program() {
+                        interrupted = Some(signal);
+                        cancel.cancel();
+                    }
+                }
+            }
+        };
+        drop(progress);
+        let mut sandbox = match (sandbox, interrupted) {
+            (Ok(sandbox), None) => sandbox,
+            (Ok(sandbox), Some(signal)) => {
+                sandbox.close().await?;
+                return Ok(signal.exit_code());
+            }
+            (Err(_), Some(signal)) => return Ok(signal.exit_code()),
+            (Err(error), None) => return Err(error.into()),
+        };
+        let outcome = self.in_sandbox(&mut sandbox, &mut signals).await;
+        let timeline = sandbox.timeline().clone();
+        let closed = sandbox.close().await;
+        terminal::restore();
+        if self.args.timeline {
+            print_timeline(&timeline, self.args.format);
+        }
+        let code = outcome?;
+        closed?;
+        Ok(code)
+    }
+
+    async fn in_sandbox(&self, sandbox: &mut Sandbox, signals: &mut Signals) -> Result<u8> {
+        let container = match self.start_unless_signalled(sandbox, signals).await {
+            Started::Signalled(signal) => return Ok(signal.exit_code()),
+            Started::Tried(container) => container,
+        };
+        let container = match container {
+            Ok(container) => container,
+            Err(error) => match error.exit_code() {
+                Some(code) => {
+                    crate::report::print_error(&error.into(), self.args.format);
+                    return Ok(code);
+                }
+                None => return Err(error.into()),
+            },
+        };
+        let (code, first_byte) = self.attend(container, signals).await?;
+        if let Some(at) = first_byte {
+            sandbox.timeline_mut().reach_at(Phase::FirstByte, at);
+        }
+        sandbox.timeline_mut().reach(Phase::Exit);
+        Ok(code)
+    }
+
+    /// Starts the command; a signal that comes first gives up.
+    async fn start_unless_signalled(
+        &self,
+        sandbox: &mut Sandbox,
+        signals: &mut Signals,
+    ) -> Started {
+        let mut starting = std::pin::pin!(sandbox.start(&self.command));
+        loop {
+            tokio::select! {
+                container = &mut starting => return Started::Tried(container),
+                signal = signals.next() => if signal.ends_a_program() {
+                    return Started::Signalled(signal);
+                }
+            }
+        }
+    }
+
+    /// Connects the container with the user until its command ends.
+    async fn attend(
+        &self,
+        mut container: Container,
+        signals: &mut Signals,
+    ) -> Result<(u8, Option<Instant>)> {
+        let raw = if self.on_terminal { Some(terminal::RawMode::enter()?) } else { None };
+        let mut foreground = Foreground::of_this_process()?;
+        let keys = self.on_terminal.then(|| self.detach_keys.clone());
+        let mut input = streams::pump_stdin(container.take_stdin(), keys);
+        let mut output = streams::pump_output(container.take_stdout(), container.take_stderr());
+        let mut urgency = Urgency::default();
+        let mut raw = raw;
+        let exit = loop {
+            tokio::select! {
+                exit = container.wait() => break exit?,
+                () = input.detached() => {
+                    drop(raw.take());
+                    output.discard();
+                    foreground.let_go()?;
+                }
+                () = output.broken() => {
+                    // As a program writing into a closed pipe: it dies of SIGPIPE.
+                    container.kill().await?;
+                    container.wait().await?;
+                    return Ok((128 + 13, output.first_byte()));
+                }
+                signal = signals.next() => match signal.number() {
+                    _ if signal.is_resize() => if let Some((width, height)) = terminal::size() {
+                        container.resize(width, height).await?;
+                    },
+                    _ if urgency.is_over(signal) => container.kill().await?,
+                    number => container.signal(number).await?,
+                },
+            }
+        };
+        if output.finish(DRAIN).await == Ending::TimedOut {
+            tracing::warn!("the command's output did not end with it; the rest is not shown");
+        }
+        drop(raw);
+        // Exit codes are eight bits wide; 128+n for signals is the agent's arithmetic.
+        Ok((u8::try_from(exit & 0xff).unwrap_or(u8::MAX), output.first_byte()))
+    }
+}
+
+fn print_timeline(timeline: &Timeline, format: Format) {
+    let marks = timeline.marks();
+    match format {
+        Format::Json => eprintln!("{}", serde_json::json!({ "timeline": marks })),
+        Format::Text => {
+            eprintln!("{:<16} {:>9} {:>9}", "phase", "at ms", "took ms");
+            for mark in marks {
+                eprintln!("{:<16} {:>9.1} {:>9.1}", mark.phase.name(), mark.at_ms, mark.took_ms);
+            }
+        }
+    }
+}

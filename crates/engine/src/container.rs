@@ -1,0 +1,162 @@
+//! A container and the command in it.
+
+use coracle_uvm::container::{self, BridgeError, ContainerConfig, Process, ProcessParameters};
+use coracle_uvm::{UtilityVm, UvmError};
+use oci_spec::runtime::Spec;
+
+pub use coracle_uvm::container::{StdinWriter as Input, StdoutReader as Output};
+
+use crate::error::Error;
+use crate::spec::Command;
+
+/// The guest's code for a file that is not there.
+const NOT_FOUND: u32 = 0x8007_0002;
+/// The guest's code for a file that may not be executed.
+const ACCESS_DENIED: u32 = 0x8007_0005;
+
+/// A command that runs in its container.
+#[derive(Debug)]
+pub struct Container {
+    name: String,
+    container: container::Container,
+    process: Process,
+    stdin: Option<Input>,
+    stdout: Option<Output>,
+    stderr: Option<Output>,
+}
+
+impl Container {
+    pub(crate) async fn start(
+        vm: &UtilityVm,
+        name: &str,
+        bundle: &str,
+        spec: &Spec,
+        program: &str,
+        command: &Command,
+    ) -> Result<Container, Error> {
+        let config = ContainerConfig::new(bundle, spec)
+            .expect("the maps of an OCI specification have texts as keys");
+        let created = vm.create_container(name, &config).await;
+        let container = created.map_err(|source| create_error(name, program, source))?;
+        let parameters = ProcessParameters {
+            create_std_in_pipe: command.stdin,
+            create_std_out_pipe: true,
+            create_std_err_pipe: command.terminal.is_none(),
+            emulate_console: command.terminal.is_some(),
+            console_size: command.terminal.flatten().map(|(width, height)| (height, width)),
+            ..ProcessParameters::default()
+        };
+        let started = container.create_process(&parameters).await;
+        let process = started.map_err(|source| start_error(program, source))?;
+        let stdio = process.take_stdio();
+        Ok(Container {
+            name: name.to_owned(),
+            container,
+            process,
+            stdin: stdio.stdin,
+            stdout: stdio.stdout,
+            stderr: stdio.stderr,
+        })
+    }
+
+    /// The command's standard input, once.
+    pub fn take_stdin(&mut self) -> Option<Input> {
+        self.stdin.take()
+    }
+
+    /// The command's standard output (or terminal), once.
+    pub fn take_stdout(&mut self) -> Option<Output> {
+        self.stdout.take()
+    }
+
+    /// The command's standard error, once; none with a terminal.
+    pub fn take_stderr(&mut self) -> Option<Output> {
+        self.stderr.take()
+    }
+
+    /// Waits for the command's exit code. Cancel safe; can be asked again.
+    ///
+    /// # Errors
+    /// The VM was lost first.
+    pub async fn wait(&self) -> Result<u32, Error> {
+        let lost = |source| Error::Lost { name: self.name.clone(), source };
+        self.process.wait().await.map_err(lost)
+    }
+
+    /// Sends a signal by number. One that comes too late is no error.
+    ///
+    /// # Errors
+    /// The guest refuses, or is gone.
+    pub async fn signal(&self, number: i32) -> Result<(), Error> {
+        self.control("signal", self.process.signal(Some(number)).await.map(drop))
+    }
+
+    /// Kills the command at once.
+    ///
+    /// # Errors
+    /// The guest refuses, or is gone.
+    pub async fn kill(&self) -> Result<(), Error> {
+        self.control("kill", self.process.kill().await.map(drop))
+    }
+
+    /// Sets the terminal's size, in characters.
+    ///
+    /// # Errors
+    /// There is no terminal, or the guest is gone.
+    pub async fn resize(&self, width: u16, height: u16) -> Result<(), Error> {
+        self.control("resize", self.process.resize(width, height).await)
+    }
+
+    /// The container's id in the guest.
+    pub fn id(&self) -> &str {
+        self.container.id().as_str()
+    }
+
+    fn control(
+        &self,
+        what: &'static str,
+        result: Result<(), BridgeError>,
+    ) -> Result<(), Error> {
+        let name = self.name.clone();
+        result.map_err(|source| Error::Control { name, what, source })
+    }
+}
+
+/// Says whether the command is to blame for a container that could not be made, or we: the
+/// guest looks for the program when it makes the container.
+fn create_error(name: &str, program: &str, source: UvmError) -> Error {
+    let result = match &source {
+        UvmError::CreateContainer { source, .. } => source.hresult(),
+        _ => None,
+    };
+    match blame(result.map(container::Hresult::bits), program) {
+        Some(blamed) => blamed(Box::new(source)),
+        None => Error::Create { name: name.to_owned(), source },
+    }
+}
+
+fn start_error(program: &str, source: BridgeError) -> Error {
+    match blame(source.hresult().map(container::Hresult::bits), program) {
+        Some(blamed) => blamed(Box::new(source)),
+        None => Error::Start { command: program.to_owned(), source },
+    }
+}
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// The error that blames the command, if the guest's result does.
+fn blame(result: Option<u32>, program: &str) -> Option<impl FnOnce(Cause) -> Error> {
+    let command = program.to_owned();
+    let is_missing = match result? {
+        NOT_FOUND => true,
+        ACCESS_DENIED => false,
+        _ => return None,
+    };
+    Some(move |source| {
+        if is_missing {
+            Error::CommandNotFound { command, source }
+        } else {
+            Error::CommandNotExecutable { command, source }
+        }
+    })
+}

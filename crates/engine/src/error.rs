@@ -1,0 +1,234 @@
+//! What can go wrong in a sandbox, with a stable code and the next thing to do.
+
+use std::path::PathBuf;
+
+use coracle_uvm::container::BridgeError;
+
+use crate::run_dir::RunDirError;
+
+/// A failure of the engine. Its text names operation and object; causes are its source.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name given is none.
+    #[error("{name:?} cannot name a sandbox")]
+    BadName {
+        /// The text given.
+        name: String,
+    },
+    /// The VM would not boot with so little.
+    #[error("{asked} MiB of memory are too little: a VM needs at least {least} MiB")]
+    TooLittleMemory {
+        /// MiB asked for.
+        asked: u64,
+        /// MiB that would do.
+        least: u64,
+    },
+    /// Neither user nor image says what to run.
+    #[error("there is no command to run")]
+    NoCommand,
+    /// The working directory is relative.
+    #[error("the working directory {path:?} is not absolute")]
+    RelativeDirectory {
+        /// The directory given.
+        path: String,
+    },
+    /// The sandbox's directory cannot be had.
+    #[error("cannot make room for the sandbox {name}")]
+    Room {
+        /// The sandbox.
+        name: String,
+        /// Why.
+        source: RunDirError,
+    },
+    /// The root file system cannot be used.
+    #[error("cannot use {path} as root file system")]
+    RootFs {
+        /// What was given.
+        path: PathBuf,
+        /// Why.
+        source: coracle_image::ImageError,
+    },
+    /// The scratch disk cannot be made.
+    #[error("cannot make a scratch disk of {mib} MiB")]
+    Scratch {
+        /// Its size in MiB.
+        mib: u64,
+        /// Why.
+        source: coracle_image::scratch::ScratchError,
+    },
+    /// A file could not be opened.
+    #[error("cannot open {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The guest's files are not there.
+    #[error("the guest file {path} is not there")]
+    NoGuest {
+        /// The missing file.
+        path: PathBuf,
+    },
+    /// The VM could not be made or started.
+    #[error("cannot start the virtual machine of {name}")]
+    Boot {
+        /// The sandbox.
+        name: String,
+        /// Why.
+        source: coracle_uvm::UvmError,
+    },
+    /// The guest did not mount what it was given.
+    #[error("cannot mount the {what} in {name}")]
+    Mount {
+        /// The sandbox.
+        name: String,
+        /// Which disk or overlay.
+        what: &'static str,
+        /// Why.
+        source: coracle_uvm::UvmError,
+    },
+    /// The container could not be made.
+    #[error("cannot create the container in {name}")]
+    Create {
+        /// The sandbox.
+        name: String,
+        /// Why.
+        source: coracle_uvm::UvmError,
+    },
+    /// The specification could not be built.
+    #[error("cannot describe the container of {name}")]
+    Specification {
+        /// The sandbox.
+        name: String,
+        /// Why.
+        source: oci_spec::OciSpecError,
+    },
+    /// There is no such program in the container.
+    #[error("the command {command:?} was not found in the container")]
+    CommandNotFound {
+        /// The program.
+        command: String,
+        /// What the guest said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The file is there but cannot be executed.
+    #[error("the command {command:?} cannot be executed")]
+    CommandNotExecutable {
+        /// The program.
+        command: String,
+        /// What the guest said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The command could not be started for another reason.
+    #[error("cannot start {command:?}")]
+    Start {
+        /// The program.
+        command: String,
+        /// Why.
+        source: BridgeError,
+    },
+    /// The VM or the way to it was lost while the command ran.
+    #[error("lost the sandbox {name} while its command ran")]
+    Lost {
+        /// The sandbox.
+        name: String,
+        /// Why.
+        source: BridgeError,
+    },
+    /// The command could not be signalled or resized.
+    #[error("cannot {what} the command in {name}")]
+    Control {
+        /// The sandbox.
+        name: String,
+        /// `signal`, `resize` or `kill`.
+        what: &'static str,
+        /// Why.
+        source: BridgeError,
+    },
+    /// The VM could not be taken down.
+    #[error("cannot take down the sandbox {name}")]
+    Close {
+        /// The sandbox.
+        name: String,
+        /// Why.
+        source: coracle_uvm::UvmError,
+    },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    /// The code that `coracle explain` and programs know this failure by.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::BadName { .. } => "E-NAME",
+            Error::TooLittleMemory { .. } => "E-MEMORY",
+            Error::NoCommand => "E-COMMAND-NONE",
+            Error::RelativeDirectory { .. } => "E-WORKDIR",
+            Error::Room { .. } => "E-RUN-DIR",
+            Error::RootFs { source, .. } => source.code(),
+            Error::Scratch { source, .. } => source.code(),
+            Error::Open { .. } => "E-OPEN",
+            Error::NoGuest { .. } => "E-GUEST-FILES",
+            Error::Boot { source, .. }
+            | Error::Mount { source, .. }
+            | Error::Create { source, .. }
+            | Error::Close { source, .. } => source.code(),
+            Error::Specification { .. } => "E-SPECIFICATION",
+            Error::CommandNotFound { .. } => "E-COMMAND-NOT-FOUND",
+            Error::CommandNotExecutable { .. } => "E-COMMAND-NOT-EXECUTABLE",
+            Error::Start { .. } => "E-START",
+            Error::Lost { .. } => "E-LOST",
+            Error::Control { .. } => "E-CONTROL",
+            Error::Interrupted => "E-INTERRUPTED",
+        }
+    }
+
+    /// What the user can do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Error::BadName { .. } => Some(
+                "use up to 64 letters, digits, `_`, `.` and `-`, beginning with a letter or digit"
+                    .to_owned(),
+            ),
+            Error::TooLittleMemory { least, .. } => Some(format!("give it --memory {least}m or more")),
+            Error::NoCommand => {
+                Some("write one after `--`, as in `coracle run -- uname -a`".to_owned())
+            }
+            Error::RelativeDirectory { path } => Some(format!("write --workdir /{path}")),
+            Error::NoGuest { .. } => {
+                Some("make the guest's files with `coracle guest build` (or `make setup`)".to_owned())
+            }
+            Error::Boot { .. } => Some("run `coracle doctor` to see what this host lacks".to_owned()),
+            Error::CommandNotFound { .. } => {
+                Some("look what the root file system holds: `coracle run ROOTFS -- ls /bin`".to_owned())
+            }
+            Error::CommandNotExecutable { .. } => {
+                Some("it must be a program or a script with `#!`, with the x bit set".to_owned())
+            }
+            Error::RootFs { source, .. } => Some(source.help().to_owned()),
+            Error::Scratch { source, .. } => Some(source.help().to_owned()),
+            Error::Room { .. }
+            | Error::Open { .. }
+            | Error::Mount { .. }
+            | Error::Create { .. }
+            | Error::Specification { .. }
+            | Error::Start { .. }
+            | Error::Lost { .. }
+            | Error::Control { .. }
+            | Error::Close { .. }
+            | Error::Interrupted => None,
+        }
+    }
+
+    /// The exit code that belongs to the command and not to us, if this is its failure.
+    pub fn exit_code(&self) -> Option<u8> {
+        match self {
+            Error::CommandNotFound { .. } => Some(127),
+            Error::CommandNotExecutable { .. } => Some(126),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! One sandbox from nothing to nothing.
+//!
+//! ```text
+//!   launch: check ─► sweep ─► run dir ─► image ─► VM (create, start, mount) ─► Sandbox
+//!                                │          │            │
+//!                                ▼          ▼            ▼
+//!                              taken down in the reverse order on any failure
+//!   start:  overlay ─► container ─► command                                  ─► Container
+//!   close:  VM ─► scratch ─► run dir
+//! ```
+//!
+//! Everything a sandbox holds on the host is in one place, [`Holdings`], and goes by one
+//! function, [`Holdings::release`], whoever calls it and why. As yet the process that
+//! launched a sandbox owns it for as long as it lives; when it dies, the kernel takes the VM
+//! along and the next command sweeps the directory.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use coracle_image::{ImageConfig, ImageError, Source, Store};
+use coracle_uvm::UtilityVm;
+use coracle_uvm::options::{ColdDisk, ColdMount, OptionsLcow};
+use coracle_uvm::timeline::Stage;
+use tokio_util::sync::CancellationToken;
+
+use crate::container::Container;
+use crate::error::Error;
+use crate::oci::{ContainerSpec, specification};
+use crate::progress::{Channelled, OnProgress};
+use crate::root::Root;
+use crate::run_dir::{RunDir, sweep};
+use crate::spec::{Command, RootFs, SandboxSpec};
+use crate::timeline::{Phase, Timeline};
+
+/// Where the guest mounts the read-only root file system.
+const LAYER: &str = "/run/layers/root";
+/// Where the guest mounts the scratch disk, if there is one.
+const SCRATCH: &str = "/run/mounts/scratch";
+
+/// A running VM with a root file system mounted, ready for a command.
+#[derive(Debug)]
+pub struct Sandbox {
+    name: String,
+    vm: UtilityVm,
+    image: ImageConfig,
+    read_only: bool,
+    has_scratch_disk: bool,
+    timeline: Timeline,
+    holdings: Holdings,
+}
+
+/// What a sandbox holds on the host, in the order it was acquired.
+#[derive(Debug, Default)]
+struct Holdings {
+    run_dir: Option<RunDir>,
+    vm: Option<UtilityVm>,
+}
+
+impl Holdings {
+    /// Gives everything back, the last first. Goes on after a failure and returns the first.
+    async fn release(&mut self, name: &str) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        if let Some(vm) = self.vm.take() {
+            let closed = vm.close().await;
+            outcome = closed.map_err(|source| Error::Close { name: name.to_owned(), source });
+        }
+        if let Some(dir) = self.run_dir.take() {
+            // The scratch disk lies in it and goes with it.
+            let removed = dir.remove();
+            outcome = outcome
+                .and(removed.map_err(|source| Error::Room { name: name.to_owned(), source }));
+        }
+        outcome
+    }
+}
+
+impl Sandbox {
+    /// Makes the sandbox: image, VM, mounts.
+    ///
+    /// `cancel` may be triggered at any time; everything done so far is then undone and the
+    /// result is [`Error::Interrupted`]. Not cancel safe otherwise: dropping the future leaves
+    /// the undoing to the death of the process.
+    ///
+    /// # Errors
+    /// Whatever keeps the VM from running; nothing is left behind then.
+    pub async fn launch(
+        root: &Root,
+        spec: SandboxSpec,
+        timeline: Timeline,
+        cancel: CancellationToken,
+        on_progress: OnProgress,
+    ) -> Result<Sandbox, Error> {
+        spec.check()?;
+        for name in sweep(root.run()) {
+            tracing::info!(sandbox = name, "swept what a dead owner left");
+        }
+        let mut holdings = Holdings::default();
+        let name = spec.name.clone().unwrap_or_else(random_name);
+        let result =
+            build(root, &name, &spec, timeline, &cancel, on_progress, &mut holdings).await;
+        match result {
+            Ok(built) => Ok(Sandbox {
+                name,
+                vm: built.vm,
+                image: built.image,
+                read_only: spec.read_only,
+                has_scratch_disk: spec.scratch_mib.is_some(),
+                timeline: built.timeline,
+                holdings,
+            }),
+            Err(error) => {
+                if let Err(undoing) = holdings.release(&name).await {
+                    tracing::warn!(sandbox = name, error = %undoing, "cannot undo everything");
+                }
+                Err(if cancel.is_cancelled() { Error::Interrupted } else { error })
+            }
+        }
+    }
+
+    /// Starts a command in a container of its own.
+    ///
+    /// # Errors
+    /// The container cannot be made or the command not be started.
+    pub async fn start(&mut self, command: &Command) -> Result<Container, Error> {
+        let resolved = command.resolve(&self.image)?;
+        let bundle = format!("/run/gcs/c/{}", self.name);
+        let rootfs = self.overlay(&bundle).await?;
+        let program = resolved.args[0].clone();
+        let container = ContainerSpec {
+            id: self.name.clone(),
+            args: resolved.args,
+            env: resolved.env,
+            cwd: resolved.cwd,
+            user: resolved.user,
+            terminal: command.terminal.is_some(),
+            hostname: command.hostname.clone().unwrap_or_else(|| self.name.clone()),
+            rootfs: rootfs.into(),
+            read_only: self.read_only,
+        };
+        let spec = specification(&container)
+            .map_err(|source| Error::Specification { name: self.name.clone(), source })?;
+        let container =
+            Container::start(&self.vm, &self.name, &bundle, &spec, &program, command).await?;
+        self.timeline.reach(Phase::Container);
+        Ok(container)
+    }
+
+    /// Lays a writable layer over the image, unless nothing is to be written; returns the
+    /// root file system's path in the guest.
+    async fn overlay(&self, bundle: &str) -> Result<String, Error> {
+        if self.read_only {
+            return Ok(LAYER.to_owned());
+        }
+        let rootfs = format!("{bundle}/rootfs");
+        // Below /run is a tmpfs: without a disk the VM's memory takes the writes.
+        let scratch =
+            if self.has_scratch_disk { SCRATCH.to_owned() } else { format!("{bundle}/scratch") };
+        self.vm
+            .combine_layers_lcow(&[LAYER], Some(&scratch), &rootfs)
+            .await
+            .map_err(|source| Error::Mount { name: self.name.clone(), what: "overlay", source })?;
+        Ok(rootfs)
+    }
+
+    /// When each phase was reached.
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// The same, to note more.
+    pub fn timeline_mut(&mut self) -> &mut Timeline {
+        &mut self.timeline
+    }
+
+    /// The sandbox's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Ends the VM and gives back everything on the host.
+    ///
+    /// # Errors
+    /// Something could not be given back; the rest was.
+    pub async fn close(mut self) -> Result<(), Error> {
+        let name = std::mem::take(&mut self.name);
+        self.holdings.release(&name).await
+    }
+}
+
+struct Built {
+    vm: UtilityVm,
+    image: ImageConfig,
+    timeline: Timeline,
+}
+
+/// The straight path of [`Sandbox::launch`]; whatever it acquires is in `holdings` at once.
+async fn build(
+    root: &Root,
+    name: &str,
+    spec: &SandboxSpec,
+    mut timeline: Timeline,
+    cancel: &CancellationToken,
+    on_progress: OnProgress,
+    holdings: &mut Holdings,
+) -> Result<Built, Error> {
+    let run_dir = RunDir::create(root.run(), name)
+        .map_err(|source| Error::Room { name: name.to_owned(), source })?;
+    let dir = run_dir.path().to_owned();
+    holdings.run_dir = Some(run_dir);
+
+    let image = prepare_image(root, &spec.rootfs, cancel, on_progress).await?;
+    let mut disks = vec![ColdDisk {
+        serial: "root".to_owned(),
+        file: Arc::new(image.file.into()),
+        read_only: true,
+        mount: Some(ColdMount { path: LAYER.to_owned(), filesystem: "erofs".to_owned() }),
+    }];
+    if let Some(mib) = spec.scratch_mib {
+        disks.push(scratch_disk(&dir, mib).await?);
+    }
+    if cancel.is_cancelled() {
+        return Err(Error::Interrupted);
+    }
+
+    let boot = |source| Error::Boot { name: name.to_owned(), source };
+    timeline.reach(Phase::Spawn);
+    let vm = UtilityVm::create_lcow(options(root, name, spec, &dir, disks)).await.map_err(boot)?;
+    holdings.vm = Some(vm.clone());
+    tokio::select! {
+        started = vm.start() => started.map_err(boot)?,
+        () = cancel.cancelled() => return Err(Error::Interrupted),
+    }
+    let stages = vm.timeline();
+    let phases =
+        [(Phase::Kernel, Stage::Agent), (Phase::Agent, Stage::Ready), (Phase::Rootfs, Stage::Disks)];
+    for (phase, stage) in phases {
+        if let Some(at) = stages.at(stage) {
+            timeline.reach_at(phase, at);
+        }
+    }
+    Ok(Built { vm, image: image.config, timeline })
+}
+
+fn options(
+    root: &Root,
+    name: &str,
+    spec: &SandboxSpec,
+    dir: &Path,
+    disks: Vec<ColdDisk>,
+) -> OptionsLcow {
+    let mut options = OptionsLcow::with_boot_files("", name, root.guest());
+    if let Some(kernel) = &spec.kernel {
+        // An absolute path replaces the folder it is joined to.
+        options.kernel_file = std::path::absolute(kernel)
+            .unwrap_or_else(|_| kernel.clone())
+            .to_string_lossy()
+            .into_owned();
+    }
+    options.options.memory_size_in_mb = u32::try_from(spec.memory_mib).unwrap_or(u32::MAX);
+    options.options.processor_count = spec.vcpus;
+    options.host.run_dir = Some(dir.join("vm"));
+    options.host.accelerator = spec.accel;
+    options.host.cold_disks = disks;
+    options
+}
+
+/// A root file system as an open erofs image, and what it says about how to run it.
+struct RootImage {
+    file: File,
+    config: ImageConfig,
+}
+
+async fn prepare_image(
+    root: &Root,
+    rootfs: &RootFs,
+    cancel: &CancellationToken,
+    on_progress: OnProgress,
+) -> Result<RootImage, Error> {
+    let path = match rootfs {
+        RootFs::BuiltIn => {
+            let path = root.guest().join("rootfs.erofs");
+            if !path.exists() {
+                return Err(Error::NoGuest { path });
+            }
+            return Ok(RootImage { file: open(&path, false)?, config: ImageConfig::default() });
+        }
+        RootFs::At(path) => path.clone(),
+    };
+    let images = root.images();
+    let mut progress = Channelled::new(on_progress, cancel.clone());
+    let at = path.clone();
+    let prepare = move || -> Result<RootImage, ImageError> {
+        let source = Source::detect(&at)?;
+        let image = Store::open(images)?.prepare(&source, &mut progress)?;
+        Ok(RootImage { config: image.config.clone(), file: image.into_file() })
+    };
+    let prepared = tokio::task::spawn_blocking(prepare).await;
+    // Converting images does not panic; if it did, there is nothing to go on with.
+    let prepared = prepared.expect("the conversion ran to its end");
+    prepared.map_err(|source| Error::RootFs { path, source })
+}
+
+async fn scratch_disk(dir: &Path, mib: u64) -> Result<ColdDisk, Error> {
+    let path = dir.join("scratch.ext4");
+    let at = path.clone();
+    let made = tokio::task::spawn_blocking(move || {
+        coracle_image::scratch::create(&at, mib.saturating_mul(1 << 20))
+    });
+    let made = made.await.expect("making the disk ran to its end");
+    made.map_err(|source| Error::Scratch { mib, source })?;
+    Ok(ColdDisk {
+        serial: "scratch".to_owned(),
+        file: Arc::new(open(&path, true)?.into()),
+        read_only: false,
+        mount: Some(ColdMount { path: SCRATCH.to_owned(), filesystem: "ext4".to_owned() }),
+    })
+}
+
+fn open(path: &Path, write: bool) -> Result<File, Error> {
+    let opened = File::options().read(true).write(write).open(path);
+    opened.map_err(|source| Error::Open { path: path.to_owned(), source })
+}
+
+/// Twelve hexadecimal digits.
+fn random_name() -> String {
+    let mut name = uuid::Uuid::new_v4().simple().to_string();
+    name.truncate(12);
+    name
+}

@@ -1,0 +1,192 @@
+//! What is asked for: a sandbox and a command in it. Plain data, checked here.
+
+use std::path::PathBuf;
+
+use coracle_image::ImageConfig;
+
+pub use coracle_uvm::Accel;
+
+use crate::error::Error;
+
+/// The least memory a VM boots with, in MiB: below it the kernel has no room to
+/// unpack its initial RAM disk beside itself.
+pub const LEAST_MEMORY_MIB: u64 = 128;
+
+/// Where the root file system comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootFs {
+    /// The busybox root that came with the guest.
+    BuiltIn,
+    /// A directory, a tar, an OCI layout or archive.
+    At(PathBuf),
+}
+
+/// A sandbox as the user wants it.
+#[derive(Debug, Clone)]
+pub struct SandboxSpec {
+    /// Its name; a random one if none is given.
+    pub name: Option<String>,
+    /// Memory of the VM in MiB, at least [`LEAST_MEMORY_MIB`].
+    pub memory_mib: u64,
+    /// Virtual processors, at least one.
+    pub vcpus: u32,
+    /// What executes the guest's code.
+    pub accel: Accel,
+    /// A kernel (ELF `vmlinux`) instead of the guest's own.
+    pub kernel: Option<PathBuf>,
+    /// The root file system.
+    pub rootfs: RootFs,
+    /// Keep writes in a disk of this many MiB instead of the VM's memory.
+    pub scratch_mib: Option<u64>,
+    /// No writes to the root file system.
+    pub read_only: bool,
+}
+
+impl SandboxSpec {
+    /// Refuses what cannot work, by name.
+    ///
+    /// # Errors
+    /// A name that is no file name, too little memory.
+    pub fn check(&self) -> Result<(), Error> {
+        if let Some(name) = &self.name {
+            check_name(name)?;
+        }
+        if self.memory_mib < LEAST_MEMORY_MIB {
+            return Err(Error::TooLittleMemory {
+                asked: self.memory_mib,
+                least: LEAST_MEMORY_MIB,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Names are file names and process names: letters, digits, `_`, `.`, `-`, at most 64,
+/// the first a letter or a digit.
+fn check_name(name: &str) -> Result<(), Error> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let begins_well = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
+    if begins_well && name.len() <= 64 && name.chars().all(is_plain) {
+        return Ok(());
+    }
+    Err(Error::BadName { name: name.to_owned() })
+}
+
+/// A command as the user wants it run.
+#[derive(Debug, Clone, Default)]
+pub struct Command {
+    /// Program and arguments, or arguments of the entrypoint; may be empty if the
+    /// image says what to run.
+    pub args: Vec<String>,
+    /// Instead of the image's entrypoint.
+    pub entrypoint: Option<String>,
+    /// `NAME=VALUE`, after the image's.
+    pub env: Vec<String>,
+    /// Instead of the image's working directory.
+    pub cwd: Option<String>,
+    /// Instead of the image's user.
+    pub user: Option<String>,
+    /// Instead of the sandbox's name.
+    pub hostname: Option<String>,
+    /// Is there anything to read on its standard input?
+    pub stdin: bool,
+    /// A terminal, of this width and height if they are known.
+    pub terminal: Option<Option<(u16, u16)>>,
+}
+
+/// A command with the image's defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// Program and arguments; never empty.
+    pub args: Vec<String>,
+    /// The image's variables, then the user's.
+    pub env: Vec<String>,
+    /// Absolute working directory.
+    pub cwd: String,
+    /// User, empty for root.
+    pub user: String,
+}
+
+impl Command {
+    /// Fills in what the image says, by the rules of OCI images: arguments replace the
+    /// image's `Cmd`, an entrypoint of the user's drops both of the image's.
+    ///
+    /// # Errors
+    /// Neither says what to run, or the working directory is not absolute.
+    pub fn resolve(&self, image: &ImageConfig) -> Result<Resolved, Error> {
+        let mut args = match &self.entrypoint {
+            Some(program) => vec![program.clone()],
+            None => image.entrypoint.clone(),
+        };
+        let use_default = self.args.is_empty() && self.entrypoint.is_none();
+        args.extend(if use_default { image.cmd.clone() } else { self.args.clone() });
+        if args.is_empty() {
+            return Err(Error::NoCommand);
+        }
+        let cwd = self.cwd.clone().or_else(|| image.workdir.clone()).unwrap_or_default();
+        let cwd = if cwd.is_empty() { "/".to_owned() } else { cwd };
+        if !cwd.starts_with('/') {
+            return Err(Error::RelativeDirectory { path: cwd });
+        }
+        let env = image.env.iter().chain(&self.env).cloned().collect();
+        let user = self.user.clone().or_else(|| image.user.clone()).unwrap_or_default();
+        Ok(Resolved { args, env, cwd, user })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn image() -> ImageConfig {
+        ImageConfig {
+            entrypoint: words("entry -x"),
+            cmd: words("default"),
+            env: words("A=image"),
+            workdir: Some("/srv".into()),
+            user: Some("www".into()),
+            ..ImageConfig::default()
+        }
+    }
+
+    #[test]
+    fn an_image_says_what_to_run_when_nobody_else_does() {
+        let resolved = Command::default().resolve(&image()).unwrap();
+        assert_eq!(resolved.args, words("entry -x default"));
+        assert_eq!((resolved.cwd.as_str(), resolved.user.as_str()), ("/srv", "www"));
+    }
+
+    #[test]
+    fn arguments_replace_the_images_command() {
+        let command = Command { args: words("a b"), env: words("A=mine"), ..Command::default() };
+        let resolved = command.resolve(&image()).unwrap();
+        assert_eq!(resolved.args, words("entry -x a b"));
+        assert_eq!(resolved.env, words("A=image A=mine"));
+    }
+
+    #[test]
+    fn an_entrypoint_of_the_users_drops_the_images_command() {
+        let command = Command { entrypoint: Some("sh".into()), ..Command::default() };
+        assert_eq!(command.resolve(&image()).unwrap().args, words("sh"));
+    }
+
+    #[test]
+    fn nothing_to_run_is_an_error() {
+        let nothing = Command::default().resolve(&ImageConfig::default());
+        assert!(matches!(nothing, Err(Error::NoCommand)));
+    }
+
+    #[test]
+    fn names_that_could_escape_are_refused() {
+        for bad in ["", ".", "..", "../x", "a/b", "-a", "a b", "ä", &"x".repeat(65)] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+        for good in ["a", "A-1", "web.1_x", &"x".repeat(64)] {
+            assert!(check_name(good).is_ok(), "{good:?}");
+        }
+    }
+}
