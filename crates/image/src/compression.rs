@@ -36,6 +36,11 @@ impl Compression {
     }
 }
 
+/// True when these first bytes are those of a compressed stream.
+pub(crate) fn is_compressed(magic: &[u8]) -> bool {
+    Compression::of(magic) != Compression::None
+}
+
 /// A stream, decompressed.
 pub(crate) enum Decoder<R: Read> {
     Plain(Whole<R>),

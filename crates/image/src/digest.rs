@@ -98,22 +98,21 @@ impl Hasher {
     }
 }
 
-/// Passes on what it reads, and computes its digest and length.
+/// Passes on what it reads, and computes the digest of it.
 #[derive(Debug)]
 pub(crate) struct HashingReader<R> {
     inner: R,
     hasher: Hasher,
-    len: u64,
 }
 
 impl<R: Read> HashingReader<R> {
     pub(crate) fn new(inner: R) -> Self {
-        Self { inner, hasher: Hasher::default(), len: 0 }
+        Self { inner, hasher: Hasher::default() }
     }
 
-    /// How many bytes came through so far, and their digest.
-    pub(crate) fn so_far(&self) -> (u64, Digest) {
-        (self.len, self.hasher.clone().digest())
+    /// The digest of all that was read.
+    pub(crate) fn digest(self) -> Digest {
+        self.hasher.digest()
     }
 }
 
@@ -121,7 +120,6 @@ impl<R: Read> Read for HashingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let len = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..len]);
-        self.len += len as u64;
         Ok(len)
     }
 }

@@ -9,7 +9,7 @@ use super::tree::{DeviceNumber, Xattrs};
 use super::writer::ErofsError;
 
 /// Size of a block, in bytes.
-pub(super) const BLOCK: usize = 4096;
+pub const BLOCK: usize = 4096;
 /// The same as a 64-bit number.
 pub(super) const BLOCK_U64: u64 = 4096;
 /// Where the superblock is, in bytes.
@@ -22,6 +22,9 @@ pub(super) const INODE: usize = 64;
 pub(super) const DIRENT: usize = 12;
 /// A block address that is never used.
 pub(super) const NO_BLOCK: u32 = u32::MAX;
+
+/// How many first bytes of a file tell whether it is an erofs image.
+pub const HEAD: usize = SUPER_OFFSET + 4;
 
 const MAGIC: u32 = 0xE0F5_E1E2;
 const COMPAT_CHECKSUM: u32 = 1;
@@ -58,6 +61,12 @@ impl Superblock {
         sb[4..8].copy_from_slice(&checksum.to_le_bytes());
         block
     }
+}
+
+/// True when `head`, the first [`HEAD`] bytes of a file or more, are those of an erofs image.
+#[must_use]
+pub fn is_image(head: &[u8]) -> bool {
+    head.get(SUPER_OFFSET..HEAD) == Some(&MAGIC.to_le_bytes())
 }
 
 /// How a file's bytes are laid out.

@@ -25,7 +25,7 @@ mod tree;
 mod writer;
 
 pub use builder::{Builder, BuilderError};
-pub use format::supports_xattr;
+pub use format::{BLOCK as BLOCK_SIZE, HEAD, is_image, supports_xattr};
 pub use tree::{
     DeviceNumber, Kind, Metadata, NAME_MAX, Name, NameError, Node, NodeId, Timestamp, Tree,
     TreeError, Xattrs,

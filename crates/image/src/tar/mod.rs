@@ -127,6 +127,17 @@ impl<R: Read> Reader<R> {
         self.inner
     }
 
+    /// Gets rid of the current entry's data by `jump`, which moves the stream on by that many
+    /// bytes without reading them, and says whether they were all there.
+    pub(crate) fn jump(&mut self, jump: impl FnOnce(&mut R, u64) -> bool) {
+        let len = self.data.saturating_add(self.padding);
+        if jump(&mut self.inner, len) {
+            self.at = self.at.saturating_add(len);
+            (self.data, self.padding) = (0, 0);
+        }
+        // Otherwise the next entry is asked for, and the end is found to be too early.
+    }
+
     /// The next entry, `None` at the end. What was left of the last one's data is skipped.
     ///
     /// # Errors
