@@ -4,31 +4,34 @@
 use std::time::SystemTime;
 
 use coracle_bridge::boot::{BootParameters, LogLevel, RootDevice, RootSource};
+use coracle_vmm::accel::Engine;
+use coracle_vmm::qemu::{KernelFacts, kernel_arguments};
 
 use crate::options::{OptionsLcow, PreferredRootFsType};
 
-/// Words that make a guest quick and quiet: a panic ends the VM (the monitor stops at a reset),
-/// the crypto self-tests and the patching for one processor cost a third of a second under
-/// translation, and the processor's random numbers are as good as the host's.
-const QUICK: &str = "panic=-1 cryptomgr.notests no_timer_check noreplace-smp random.trust_cpu=on";
+/// What the machine says about the kernel's part of the line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Processor {
+    /// What runs guest code.
+    pub engine: Engine,
+    /// The frequency of the host's time stamp counter in kHz, if known.
+    pub tsc_khz: Option<u64>,
+}
 
-/// The command line for these options. `now` is what the guest's clock is set to.
-pub fn command_line(opts: &OptionsLcow, now: SystemTime) -> String {
+/// The command line for these options: the monitor's words for the kernel, ours for the agent,
+/// the caller's last so that they win. `now` is what the guest's clock is set to.
+pub fn command_line(opts: &OptionsLcow, processor: Processor, now: SystemTime) -> String {
     let console = !opts.console_pipe.is_empty();
-    let mut words = vec![QUICK.to_owned()];
-    if opts.enable_graphics_console {
-        words.push("console=tty0".to_owned());
-    }
-    // The last console is the one /dev/console means. Without a person to read it the serial
-    // port still carries the last words of a kernel that panics.
-    words.push("console=ttyS0,115200".to_owned());
-    if !console && !opts.enable_graphics_console {
-        words.push("quiet".to_owned());
-    }
-    words.push(boot_parameters(opts, now).to_cmdline());
-    words.push(opts.kernel_boot_options.clone());
-    words.retain(|word| !word.is_empty());
-    words.join(" ")
+    let kernel = kernel_arguments(&KernelFacts {
+        engine: processor.engine,
+        console,
+        graphics: opts.enable_graphics_console,
+        verbose: console || opts.enable_graphics_console,
+        tsc_khz: processor.tsc_khz,
+    });
+    let agent = boot_parameters(opts, now).to_cmdline();
+    let words = [kernel.as_str(), agent.as_str(), opts.kernel_boot_options.as_str()];
+    words.into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn boot_parameters(opts: &OptionsLcow, now: SystemTime) -> BootParameters {
@@ -68,17 +71,19 @@ mod tests {
     use super::*;
     use std::time::UNIX_EPOCH;
 
+    const TCG: Processor = Processor { engine: Engine::Tcg, tsc_khz: None };
+
     fn opts() -> OptionsLcow {
         OptionsLcow::with_boot_files("id", "owner", "/boot-files")
     }
 
     fn parsed(opts: &OptionsLcow) -> BootParameters {
-        BootParameters::parse(&command_line(opts, UNIX_EPOCH)).unwrap()
+        BootParameters::parse(&command_line(opts, TCG, UNIX_EPOCH)).unwrap()
     }
 
     #[test]
     fn devices_and_processors_are_never_switched_off() {
-        let line = command_line(&opts(), UNIX_EPOCH);
+        let line = command_line(&opts(), TCG, UNIX_EPOCH);
         assert!(!line.contains("pci=off") && !line.contains("nr_cpus"), "{line}");
         assert!(line.contains("panic=-1") && line.contains(" quiet "), "{line}");
     }
@@ -121,8 +126,8 @@ mod tests {
         let mut opts = opts();
         opts.console_pipe = "/tmp/console.sock".to_owned();
         opts.enable_graphics_console = true;
-        let line = command_line(&opts, UNIX_EPOCH);
-        assert!(line.contains("console=tty0 console=ttyS0,115200"), "{line}");
+        let line = command_line(&opts, TCG, UNIX_EPOCH);
+        assert!(line.contains("console=tty0 console=ttyS0"), "{line}");
         assert!(!line.contains("quiet"), "{line}");
         assert!(parsed(&opts).debug_console);
     }
@@ -131,6 +136,6 @@ mod tests {
     fn words_of_the_caller_come_last_and_so_win() {
         let mut opts = opts();
         opts.kernel_boot_options = "panic=5 loglevel=7".to_owned();
-        assert!(command_line(&opts, UNIX_EPOCH).ends_with(" panic=5 loglevel=7"));
+        assert!(command_line(&opts, TCG, UNIX_EPOCH).ends_with(" panic=5 loglevel=7"));
     }
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use coracle_bridge::channel::{CONTROL_PORT, STREAMS_PORT};
 use coracle_vmm as vmm;
 use coracle_vmm::{DeviceId, Disk, DiskFormat, Lock, MemoryBacking, MiB, SerialPort, Throttle};
 use uuid::Uuid;
@@ -34,9 +35,6 @@ pub struct Surroundings<'a> {
     pub cgroup: Option<&'a Path>,
 }
 
-/// The names under which the guest finds the two halves of the channel.
-const CONTROL_PORT_NAME: &str = "coracle.control";
-const STREAMS_PORT_NAME: &str = "coracle.streams";
 const DEFAULT_MEMORY: MiB = MiB(1024);
 const ALL_OF_IT: u32 = 100_000;
 /// What a fixed VHD has at its end.
@@ -129,8 +127,8 @@ fn memory(memory: &Memory, must_lock: bool) -> Result<vmm::Memory, DescriptionEr
 
 fn serial_ports(around: &Surroundings<'_>) -> Result<Vec<SerialPort>, DescriptionError> {
     let ports = [
-        ("control", CONTROL_PORT_NAME, &around.control_socket),
-        ("streams", STREAMS_PORT_NAME, &around.streams_socket),
+        ("control", CONTROL_PORT, &around.control_socket),
+        ("streams", STREAMS_PORT, &around.streams_socket),
     ];
     let port = |(id, name, socket): (&str, &str, &PathBuf)| {
         Ok(SerialPort { id: device_id(id)?, name: name.to_owned(), socket: socket.clone() })

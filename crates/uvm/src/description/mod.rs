@@ -9,7 +9,7 @@
 //! below `Coracle`. A name nobody knows is an error: an override that silently does nothing is
 //! worse than none. `docs/vm-description.md` explains every field to users.
 
-mod command_line;
+pub mod command_line;
 mod lower;
 mod options;
 #[cfg(test)]
@@ -25,7 +25,6 @@ use serde::{Deserialize, Serialize};
 use crate::merge::{MergeError, merge};
 use crate::options::OptionsLcow;
 
-pub use command_line::command_line;
 pub use lower::{Surroundings, lower};
 pub use options::{Place, describe};
 

@@ -19,6 +19,8 @@ pub struct Place<'a> {
     pub run_dir: &'a Path,
     /// What the host can do.
     pub host: HostFacts,
+    /// What runs guest code.
+    pub processor: command_line::Processor,
     /// The host's clock.
     pub now: SystemTime,
 }
@@ -31,7 +33,7 @@ pub fn describe(opts: &OptionsLcow, place: Place<'_>) -> VmDescription {
         owner: Some(opts.options.owner.clone()),
         virtual_machine: VirtualMachine {
             stop_on_reset: Some(true),
-            chipset: chipset(opts, place.now),
+            chipset: chipset(opts, place),
             compute_topology: topology(opts, &place.host),
             devices: devices(opts, place.run_dir),
             storage_qos: (iops > 0 || bandwidth > 0).then(|| StorageQos {
@@ -47,7 +49,7 @@ pub fn describe(opts: &OptionsLcow, place: Place<'_>) -> VmDescription {
     }
 }
 
-fn chipset(opts: &OptionsLcow, now: SystemTime) -> Chipset {
+fn chipset(opts: &OptionsLcow, place: Place<'_>) -> Chipset {
     // A root image is mounted by the initial RAM disk, which then moves into it; so there is one
     // in either case.
     let initrd = match opts.preferred_root_fs_type {
@@ -57,7 +59,7 @@ fn chipset(opts: &OptionsLcow, now: SystemTime) -> Chipset {
     let kernel = Kernel {
         kernel_file_path: opts.boot_files_path.join(&opts.kernel_file),
         init_rd_path: Some(opts.boot_files_path.join(initrd)),
-        kernel_cmd_line: command_line(opts, now),
+        kernel_cmd_line: command_line::command_line(opts, place.processor, place.now),
     };
     if opts.kernel_direct {
         Chipset { linux_kernel_direct: Some(kernel), uefi: None }

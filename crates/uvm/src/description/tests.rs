@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use coracle_vmm::accel::Engine;
 use coracle_vmm::{Boot, Lock, MiB, Throttle, VmConfig};
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -19,8 +20,13 @@ fn opts() -> OptionsLcow {
     OptionsLcow::with_boot_files("id", "owner", "/boot-files")
 }
 
+fn place() -> Place<'static> {
+    let processor = command_line::Processor { engine: Engine::Tcg, tsc_khz: None };
+    Place { run_dir: Path::new("/run/vm"), host: HOST, processor, now: UNIX_EPOCH }
+}
+
 fn built(opts: &OptionsLcow) -> Result<VmConfig, DescriptionError> {
-    let place = Place { run_dir: Path::new("/run/vm"), host: HOST, now: UNIX_EPOCH };
+    let place = place();
     let description = build(opts, place)?;
     lower(
         &description,
@@ -211,7 +217,7 @@ fn a_description_survives_a_round_trip_through_json() {
     opts.enable_graphics_console = true;
     opts.preferred_root_fs_type = PreferredRootFsType::Vhd;
     opts.options.storage_qos_iops_maximum = 1;
-    let place = Place { run_dir: Path::new("/run/vm"), host: HOST, now: UNIX_EPOCH };
+    let place = place();
     let description = describe(&opts, place);
     let text = serde_json::to_string(&description).unwrap();
     assert_eq!(serde_json::from_str::<VmDescription>(&text).unwrap(), description);

@@ -18,6 +18,9 @@ pub struct HostOptions {
     pub keeper: KeeperPlacement,
     /// Whether guest code runs on the processor or is translated.
     pub accelerator: Accel,
+    /// Where the outcome of the trial of KVM is remembered until the host boots again. None: each
+    /// process tries anew.
+    pub verdicts: Option<PathBuf>,
     /// Kill the VM when this process dies (the seed's `ShouldTerminateOnLastHandleClosed`), and
     /// when the last handle is dropped without a close.
     pub die_with_owner: bool,
@@ -52,6 +55,7 @@ impl Default for HostOptions {
             run_dir: None,
             keeper: KeeperPlacement::default(),
             accelerator: Accel::default(),
+            verdicts: None,
             die_with_owner: true,
             lock_memory: false,
             user: None,
@@ -80,6 +84,8 @@ pub enum KeeperPlacement {
     /// A process of its own, which outlives this one: the command and its arguments, to which
     /// `--dir FOLDER` is added. `coracle keeper` is such a command.
     Process(Vec<String>),
+    /// Nobody of ours: something else, such as a vhost-user vsock device, serves the folder.
+    Elsewhere,
 }
 
 /// A disk that is there from power-on.

@@ -1,0 +1,320 @@
+//! What can go wrong with a utility VM.
+//!
+//! Callers of the seed compare some errors by identity (`== ErrNotAttached` decides whether a
+//! layer falls back from PMEM to SCSI), so each of those is a variant of its own with the seed's
+//! exact text, typing mistakes included, and is returned unwrapped. Every other variant names the
+//! operation and its object and leaves the rest to its source; the text the seed would have
+//! printed is the chain joined by `": "`. [`UvmError::code`] is the stable name of each for
+//! programs and for `coracle explain`.
+
+use std::io;
+use std::path::PathBuf;
+
+use coracle_bridge::client::BridgeError;
+use coracle_vmm::VmmError;
+
+use crate::description::DescriptionError;
+use crate::lifecycle::{KeeperStartError, UnexpectedExit};
+use crate::modify::ModifyError;
+use crate::validate::OptionsError;
+
+/// The result of an operation on a [`crate::UtilityVm`].
+pub type Result<T, E = UvmError> = std::result::Result<T, E>;
+
+/// An operation on a utility VM failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UvmError {
+    /// A namespace of this id is attached already (seed `ErrNetNSAlreadyAttached`).
+    #[error("network namespace already added")]
+    #[doc(alias = "ErrNetNSAlreadyAttached")]
+    NetNsAlreadyAttached,
+    /// No namespace has this id (seed `ErrNetNSNotFound`).
+    #[error("network namespace not found")]
+    #[doc(alias = "ErrNetNSNotFound")]
+    NetNsNotFound,
+    /// Every slot for this kind of device is taken (seed `ErrNoAvailableLocation`).
+    #[error("no available location")]
+    #[doc(alias = "ErrNoAvailableLocation")]
+    NoAvailableLocation,
+    /// The host path is not plugged in (seed `ErrNotAttached`).
+    #[error("not attached")]
+    #[doc(alias = "ErrNotAttached")]
+    NotAttached,
+    /// The seed declares it (`ErrAlreadyAttached`) and never returns it; nor does this crate.
+    #[error("already attached")]
+    #[doc(alias = "ErrAlreadyAttached")]
+    AlreadyAttached,
+    /// The VM was made without a SCSI controller (seed `ErrNoSCSIControllers`).
+    #[error("no SCSI controllers configured for this utility VM")]
+    #[doc(alias = "ErrNoSCSIControllers")]
+    NoScsiControllers,
+    /// The 65th disk (seed `ErrTooManyAttachments`).
+    #[error("too many SCSI attachments")]
+    #[doc(alias = "ErrTooManyAttachments")]
+    TooManyAttachments,
+    /// The seed declares it (`ErrSCSILayerWCOWUnsupported`) and never returns it; nor does this
+    /// crate.
+    #[error("SCSI attached layers are not supported for WCOW")]
+    #[doc(alias = "ErrSCSILayerWCOWUnsupported")]
+    ScsiLayerWcowUnsupported,
+    /// The layer file is larger than a PMEM device (seed `ErrMaxVPMEMLayerSize`; the spelling is
+    /// the seed's).
+    #[error("layer size is to large for VPMEM max size")]
+    #[doc(alias = "ErrMaxVPMEMLayerSize")]
+    MaxVpmemLayerSize,
+    /// The operation belongs to the other guest operating system.
+    #[error("not supported")]
+    NotSupported,
+
+    /// The options do not describe a VM that can be made.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// The VM description, extra JSON included, cannot be turned into a VM.
+    #[error(transparent)]
+    Description(#[from] DescriptionError),
+    /// A Windows guest was asked for on a host that is not Windows.
+    #[error("a Windows guest needs a Windows host: this host runs Linux guests only")]
+    WindowsHostNeeded,
+
+    /// A folder, socket or file of the VM on the host could not be made.
+    #[error("{operation} {path}")]
+    HostFile {
+        /// What was done to the path: "listen on", "make the folder".
+        operation: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The machine monitor could not make the VM.
+    #[error("create the VM {id}")]
+    Launch {
+        /// The VM's id.
+        id: String,
+        /// What the monitor said.
+        #[source]
+        source: VmmError,
+    },
+    /// The time for creating the VM ran out.
+    #[error("create the VM {id}: not done within {seconds} s")]
+    CreateTimeout {
+        /// The VM's id.
+        id: String,
+        /// The limit, in seconds.
+        seconds: u64,
+    },
+    /// The machine monitor could not start the VM's processors.
+    #[error("power on the VM {id}")]
+    PowerOn {
+        /// The VM's id.
+        id: String,
+        /// What the monitor said.
+        #[source]
+        source: VmmError,
+    },
+    /// The machine monitor could not end the VM.
+    #[error("terminate the VM {id}")]
+    Terminate {
+        /// The VM's id.
+        id: String,
+        /// What the monitor said.
+        #[source]
+        source: VmmError,
+    },
+    /// The process that carries the VM's channel did not come up.
+    #[error("start the keeper of the VM {id}")]
+    Keeper {
+        /// The VM's id.
+        id: String,
+        /// Why not.
+        #[source]
+        source: KeeperStartError,
+    },
+    /// The VM could not be ended, or not in time.
+    #[error("close the VM {id}: it did not end in time")]
+    StillAlive {
+        /// The VM's id.
+        id: String,
+    },
+
+    /// A VM is started once in its life.
+    #[error("start the VM {id}: it is {state}")]
+    CannotStart {
+        /// The VM's id.
+        id: String,
+        /// What it is instead of created.
+        state: crate::State,
+    },
+    /// The operation needs a guest that runs.
+    #[error("{operation}: the VM {id} is {state}, not running")]
+    NotRunning {
+        /// What was asked.
+        operation: &'static str,
+        /// The VM's id.
+        id: String,
+        /// What the VM is.
+        state: crate::State,
+    },
+    /// The time for the whole start ran out.
+    #[error("{step}: the VM did not start within {seconds} s")]
+    StartTimeout {
+        /// What the start was waiting for, in the seed's words.
+        step: &'static str,
+        /// The limit, in seconds.
+        seconds: u64,
+    },
+    /// The VM ended while it was being started.
+    #[error("{step}")]
+    ExitedDuringStart {
+        /// What the start was waiting for, in the seed's words.
+        step: &'static str,
+        /// How the VM ended.
+        #[source]
+        source: UnexpectedExit,
+    },
+    /// One of the sockets the guest dials at boot failed.
+    #[error("{step}")]
+    BootSocket {
+        /// What the start was doing, in the seed's words.
+        step: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The handshake with the guest failed.
+    #[error("failed to connect to GCS")]
+    Handshake(#[source] BridgeError),
+
+    /// [`crate::UtilityVm::exit_error`] was asked before the VM exited.
+    #[error("container not exited")]
+    NotExited,
+    /// The VM ended in a way nobody asked for.
+    #[error(transparent)]
+    UnexpectedExit(#[from] UnexpectedExit),
+
+    /// The VM was started without a connection to its guest.
+    #[error("{operation}: the VM {id} has no guest connection")]
+    NoGuestConnection {
+        /// What was asked.
+        operation: &'static str,
+        /// The VM's id.
+        id: String,
+    },
+    /// The guest refused or lost a container's creation.
+    #[error("failed to create container {container}")]
+    CreateContainer {
+        /// The container's id.
+        container: String,
+        /// What the guest said.
+        #[source]
+        source: BridgeError,
+    },
+    /// The guest cannot forget containers.
+    #[error("uvm guest connection does not support deleteContainerState")]
+    DeleteContainerStateUnsupported,
+    /// A request to the guest failed.
+    #[error("{operation} in the VM {id}")]
+    Guest {
+        /// What was asked.
+        operation: &'static str,
+        /// The VM's id.
+        id: String,
+        /// What the guest said.
+        #[source]
+        source: BridgeError,
+    },
+    /// A change of the VM's devices failed.
+    #[error("{operation} {object}")]
+    Modify {
+        /// "mount the disk", "combine the layers at".
+        operation: &'static str,
+        /// The disk's serial, the guest path.
+        object: String,
+        /// Which half failed, and why.
+        #[source]
+        source: ModifyError,
+    },
+    /// The VM's processor and memory use could not be read.
+    #[error("read the statistics of the VM {id}")]
+    Stats {
+        /// The VM's id.
+        id: String,
+        /// Why not.
+        #[source]
+        source: VmmError,
+    },
+}
+
+impl UvmError {
+    /// The stable name of this error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NetNsAlreadyAttached => "E-NETNS-ATTACHED",
+            Self::NetNsNotFound => "E-NETNS-UNKNOWN",
+            Self::NoAvailableLocation => "E-SLOT-FULL",
+            Self::NotAttached => "E-NOT-ATTACHED",
+            Self::AlreadyAttached => "E-ATTACHED",
+            Self::NoScsiControllers => "E-SCSI-NONE",
+            Self::TooManyAttachments => "E-SCSI-FULL",
+            Self::ScsiLayerWcowUnsupported => "E-SCSI-WINDOWS",
+            Self::MaxVpmemLayerSize => "E-PMEM-SIZE",
+            Self::NotSupported => "E-NOT-SUPPORTED",
+            Self::Options(_) => "E-OPTIONS",
+            Self::Description(_) => "E-VM-DESCRIPTION",
+            Self::WindowsHostNeeded => "E-WINDOWS-HOST",
+            Self::HostFile { .. } => "E-HOST-FILE",
+            Self::Launch { .. } => "E-VM-CREATE",
+            Self::CreateTimeout { .. } => "E-VM-CREATE-TIME",
+            Self::StillAlive { .. } => "E-VM-ALIVE",
+            Self::PowerOn { .. } => "E-VM-POWER-ON",
+            Self::Terminate { .. } => "E-VM-TERMINATE",
+            Self::Keeper { .. } => "E-KEEPER",
+            Self::CannotStart { .. } => "E-VM-STARTED",
+            Self::NotRunning { .. } => "E-VM-NOT-RUNNING",
+            Self::StartTimeout { .. } => "E-VM-START-TIME",
+            Self::ExitedDuringStart { .. } => "E-VM-START-EXIT",
+            Self::BootSocket { .. } => "E-VM-START-SOCKET",
+            Self::Handshake(_) => "E-GUEST-HANDSHAKE",
+            Self::NotExited => "E-VM-NOT-EXITED",
+            Self::UnexpectedExit(_) => "E-VM-EXIT",
+            Self::NoGuestConnection { .. } => "E-GUEST-NONE",
+            Self::CreateContainer { .. } => "E-CONTAINER-CREATE",
+            Self::DeleteContainerStateUnsupported => "E-CONTAINER-DELETE",
+            Self::Guest { .. } => "E-GUEST",
+            Self::Modify { .. } => "E-MODIFY",
+            Self::Stats { .. } => "E-STATS",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_errors_callers_compare_have_the_seeds_texts() {
+        let texts = [
+            (UvmError::NetNsAlreadyAttached, "network namespace already added"),
+            (UvmError::NetNsNotFound, "network namespace not found"),
+            (UvmError::NoAvailableLocation, "no available location"),
+            (UvmError::NotAttached, "not attached"),
+            (UvmError::AlreadyAttached, "already attached"),
+            (UvmError::NoScsiControllers, "no SCSI controllers configured for this utility VM"),
+            (UvmError::TooManyAttachments, "too many SCSI attachments"),
+            (UvmError::ScsiLayerWcowUnsupported, "SCSI attached layers are not supported for WCOW"),
+            (UvmError::MaxVpmemLayerSize, "layer size is to large for VPMEM max size"),
+            (UvmError::NotSupported, "not supported"),
+            (UvmError::NotExited, "container not exited"),
+            (
+                UvmError::DeleteContainerStateUnsupported,
+                "uvm guest connection does not support deleteContainerState",
+            ),
+        ];
+        for (error, text) in texts {
+            assert_eq!(error.to_string(), text);
+            assert!(std::error::Error::source(&error).is_none(), "{text} is returned unwrapped");
+        }
+    }
+}

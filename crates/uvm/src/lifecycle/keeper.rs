@@ -1,0 +1,137 @@
+//! The keeper of the VM's channel, as a task or as a process.
+
+use std::io;
+use std::process::Stdio;
+use std::time::Duration;
+
+use coracle_bridge::channel::ChannelDir;
+use coracle_bridge::channel::keeper::{self, Keeper, KeeperError};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::options::KeeperPlacement;
+
+/// How long a keeper may take until it serves the folder.
+const READY_LIMIT: Duration = Duration::from_secs(10);
+
+/// The keeper did not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperStartError {
+    /// It said why.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
+    /// Its command cannot be run.
+    #[error("run {command:?}")]
+    Spawn {
+        /// The command.
+        command: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// It ended at once.
+    #[error("the keeper ended before it was ready")]
+    Ended,
+}
+
+/// A keeper that serves the VM's folder.
+#[derive(Debug)]
+pub(super) enum RunningKeeper {
+    Task { stop: oneshot::Sender<()>, task: JoinHandle<()> },
+    Process(Child),
+}
+
+impl RunningKeeper {
+    /// Starts it and waits until it serves; None where somebody else stands behind the folder.
+    pub(super) async fn start(
+        placement: &KeeperPlacement,
+        dir: &ChannelDir,
+    ) -> Result<Option<Self>, KeeperStartError> {
+        match placement {
+            KeeperPlacement::Task => Self::task(dir).await.map(Some),
+            KeeperPlacement::Process(command) => Self::process(command, dir).await.map(Some),
+            KeeperPlacement::Elsewhere => Ok(None),
+        }
+    }
+
+    async fn task(dir: &ChannelDir) -> Result<Self, KeeperStartError> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let config = Keeper::new(dir.clone());
+        let mut task = tokio::spawn(keeper::run(config, async {
+            // A dropped sender is a stop as well.
+            let _ = stopped.await;
+        }));
+        tokio::select! {
+            ready = keeper::wait_ready(dir, READY_LIMIT) => ready?,
+            ended = &mut task => {
+                ended.map_err(|_| KeeperStartError::Ended)??;
+                return Err(KeeperStartError::Ended);
+            }
+        }
+        let task = tokio::spawn(async move {
+            match task.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "the keeper of a channel failed"),
+                Err(error) => tracing::error!(%error, "the keeper of a channel died"),
+            }
+        });
+        Ok(Self::Task { stop, task })
+    }
+
+    async fn process(command: &[String], dir: &ChannelDir) -> Result<Self, KeeperStartError> {
+        let spawned = |source| KeeperStartError::Spawn { command: command.join(" "), source };
+        let (program, arguments) =
+            command.split_first().ok_or_else(|| spawned(io::ErrorKind::InvalidInput.into()))?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .arg("--dir")
+            .arg(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map_err(spawned)?;
+        let ready = tokio::select! {
+            ready = keeper::wait_ready(dir, READY_LIMIT) => ready.map_err(KeeperStartError::from),
+            _ = child.wait() => Err(KeeperStartError::Ended),
+        };
+        if let Err(error) = ready {
+            // It may have ended by itself.
+            let _ = child.kill().await;
+            return Err(error);
+        }
+        Ok(Self::Process(child))
+    }
+
+    /// Stops it and waits until it is gone; by force when it takes too long.
+    pub(super) async fn stop(self, limit: Duration) {
+        match self {
+            Self::Task { stop, mut task } => {
+                // It may have ended with its VM.
+                let _ = stop.send(());
+                if timeout(limit, &mut task).await.is_err() {
+                    task.abort();
+                }
+            }
+            Self::Process(mut child) => {
+                ask_to_end(&child);
+                if timeout(limit, child.wait()).await.is_err() {
+                    // It cannot be gone before we have waited for it.
+                    let _ = child.kill().await;
+                }
+            }
+        }
+    }
+}
+
+/// Sends SIGTERM, unless the process was waited for already.
+fn ask_to_end(child: &Child) {
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        // Failure means it is gone.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+}

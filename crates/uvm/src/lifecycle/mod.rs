@@ -1,0 +1,138 @@
+//! From create to close: who owns what of a VM, and in which order it goes.
+//!
+//! A [`UtilityVm`] is a handle that can be cloned. Behind all handles stands one [`Machine`] with
+//! everything that belongs to the VM: the monitor's process, the run folder and its sockets, the
+//! keeper of the channel, the connection to the guest, the output handler's task. One task, the
+//! watcher, waits for the VM's end and takes the guest connection down with it, whoever caused
+//! it; when the last handle is dropped without a close, it closes the VM.
+//!
+//! Everything is taken down in the reverse of the order it was put up, by [`end`] alone.
+
+mod create;
+mod end;
+mod keeper;
+mod life;
+mod race;
+mod run_dir;
+mod start;
+mod watch;
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use coracle_bridge::channel::{ChannelDir, ChannelListener};
+use coracle_bridge::client::GuestConnection;
+use coracle_bridge::message::GuestDefinedCapabilities;
+use coracle_vmm::{ExitReason, Vm};
+use tokio::sync::{Notify, OnceCell};
+use tokio::task::JoinHandle;
+
+use crate::counters::Counters;
+use crate::options::{ColdDisk, HostOptions, OutputHandler};
+use crate::state::State;
+use crate::timeline::Clock;
+use life::Life;
+
+pub use keeper::KeeperStartError;
+
+/// A VM ended in a way nobody asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the VM ended: {0}")]
+pub struct UnexpectedExit(pub ExitReason);
+
+/// A virtual machine and everything that is plugged into it.
+///
+/// Made by [`UtilityVm::create_lcow`]; started, used, ended by [`UtilityVm::close`]. Cloning gives
+/// another handle of the same VM. When the last handle goes without a close, the VM is closed in
+/// the background, unless it may outlive its owner ([`HostOptions::die_with_owner`]).
+#[derive(Debug, Clone)]
+#[doc(alias = "UtilityVM")]
+pub struct UtilityVm {
+    pub(crate) machine: Arc<Machine>,
+    /// Counts the handles, which the watcher's own reference to the machine must not.
+    _tie: Arc<Tie>,
+}
+
+/// Tells the watcher that nobody holds the VM any more.
+#[derive(Debug)]
+struct Tie(Arc<Machine>);
+
+impl Drop for Tie {
+    fn drop(&mut self) {
+        self.0.abandoned.notify_one();
+    }
+}
+
+/// What all handles of a VM share.
+pub(crate) struct Machine {
+    pub(crate) id: String,
+    pub(crate) owner: String,
+    pub(crate) processors: u32,
+    /// Memory in MiB, for the statistics.
+    pub(crate) memory_mib: u64,
+    pub(crate) physical_memory: bool,
+    pub(crate) vm: Box<dyn Vm>,
+    pub(crate) channel: ChannelDir,
+    pub(crate) life: Life,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Counters,
+    pub(crate) host: HostOptions,
+    output_handler: Option<OutputHandler>,
+    /// The protocol's version and what the guest can do, from the handshake on.
+    pub(crate) capabilities: OnceLock<(u32, GuestDefinedCapabilities)>,
+    /// Taken by start, or by close if there was none.
+    listeners: Mutex<Listeners>,
+    guest: Mutex<Option<GuestConnection>>,
+    output: Mutex<Option<JoinHandle<()>>>,
+    keeper: Mutex<Option<keeper::RunningKeeper>>,
+    run_dir: Mutex<Option<run_dir::RunDir>>,
+    /// The last handle is gone.
+    abandoned: Notify,
+    /// A start was given up half-way.
+    start_abandoned: Notify,
+    closed: OnceCell<()>,
+}
+
+/// The sockets the guest dials at boot, bound before it can.
+#[derive(Debug, Default)]
+struct Listeners {
+    entropy: Option<ChannelListener>,
+    log: Option<ChannelListener>,
+    bridge: Option<ChannelListener>,
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Machine").field("id", &self.id).field("life", &self.life).finish()
+    }
+}
+
+impl Machine {
+    /// The guest connection, if there is one.
+    pub(crate) fn guest(&self) -> Option<GuestConnection> {
+        locked(&self.guest).clone()
+    }
+
+    /// Keeps the guest connection and what was agreed on.
+    fn remember(&self, guest: GuestConnection) {
+        let agreed = (guest.protocol(), *guest.capabilities());
+        // There is one handshake in the life of a VM.
+        let _ = self.capabilities.set(agreed);
+        *locked(&self.guest) = Some(guest);
+    }
+
+    pub(crate) fn cold_disks(&self) -> &[ColdDisk] {
+        &self.host.cold_disks
+    }
+}
+
+impl UtilityVm {
+    /// Where the VM is in its life.
+    pub fn state(&self) -> State {
+        self.machine.life.state()
+    }
+}
+
+/// What a mutex guards here is replaced whole, so a panic elsewhere cannot leave it half-written.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
