@@ -94,3 +94,6 @@ pub fn tree<B: Body>(part: &B, side: Side) -> Result<Json, WireError> {
     layout::apply(&mut tree, part.layout(side));
     Ok(tree)
 }
+
+#[cfg(test)]
+mod tests;
