@@ -2,7 +2,7 @@
 //! line, and waits until it is killed itself.
 //!
 //! `coracle-vm-owner (qemu | FAKE-PROGRAM) RUN-DIR (dies | stays) [EFFECT]`; with an effect's
-//! number it dies by SIGKILL at that effect of the launch.
+//! number it dies by SIGKILL at that effect of the launch. `CORACLE_VM_NAME` names the VM.
 
 use std::{env::args, process::ExitCode};
 
@@ -29,6 +29,9 @@ async fn main() -> ExitCode {
     let mut config = VmConfig::new(uuid::Uuid::new_v4(), run_dir, Boot::None);
     config.paused = true;
     config.accel = Accel::Tcg;
+    if let Ok(name) = std::env::var("CORACLE_VM_NAME") {
+        config.name = name;
+    }
     config.die_with_owner = fate == "dies";
     match vmm.launch(config).await {
         Ok(vm) => {

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use super::Machine;
+use super::{Attached, Machine, screen};
 use crate::{
     VmIdentity, VmmError,
     effect::Effects,
@@ -46,7 +46,9 @@ pub(crate) async fn adopt(identity: &VmIdentity, effects: Effects) -> Result<Mac
     let stderr = reopen_stderr(identity.pid)
         .inspect_err(|error| tracing::debug!(%error, "stderr of the VM not readable"))
         .ok();
-    Ok(Machine::start(identity.clone(), process, control, stderr, effects))
+    let screen = screen::listen(identity.graphics.as_deref())?;
+    let attached = Attached { stderr, screen };
+    Ok(Machine::start(identity.clone(), process, control, attached, effects))
 }
 
 fn is_gone(error: &io::Error) -> bool {

@@ -201,9 +201,10 @@ impl Bench<'_> {
             result
         };
         let result = result.await;
-        if result.is_err() {
+        match result {
+            Ok(()) => drop(self.shared.sockets().insert(id.clone(), port.socket.clone())),
             // It was ours a moment ago; if it is gone, so much the better.
-            let _ = std::fs::remove_file(&port.socket);
+            Err(_) => drop(std::fs::remove_file(&port.socket)),
         }
         result
     }
@@ -315,6 +316,10 @@ impl Bench<'_> {
         }
         found |= self.attempt(NetdevDel { id: shape::nic_backend(id) }).await?;
         found |= self.attempt(ChardevRemove { id: shape::port_chardev(id) }).await?;
+        if let Some(socket) = self.shared.sockets().remove(id) {
+            // QEMU knows it by a path through our descriptors and cannot remove it itself.
+            let _ = std::fs::remove_file(socket);
+        }
         Ok(found)
     }
 

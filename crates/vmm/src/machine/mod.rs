@@ -20,12 +20,14 @@
 mod adopt;
 mod exit;
 mod hotplug;
+pub(crate) mod screen;
 mod supervisor;
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -34,7 +36,7 @@ use std::{
 pub(crate) use adopt::adopt;
 use async_trait::async_trait;
 use tokio::{
-    net::unix::pipe::Receiver,
+    net::{UnixListener, unix::pipe::Receiver},
     sync::{broadcast, watch},
     task::JoinHandle,
 };
@@ -79,6 +81,17 @@ struct Shared {
     /// The handle asked for the end.
     killed: AtomicBool,
     console: Mutex<Tail>,
+    /// Sockets of ports plugged in through this handle.
+    sockets: Mutex<BTreeMap<DeviceId, PathBuf>>,
+}
+
+/// What the owner of a VM holds open besides the control socket.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    /// The reading end of its stderr; an adopter may lack the right to it.
+    pub(crate) stderr: Option<Receiver>,
+    /// Where clients of its screen dial.
+    pub(crate) screen: Option<UnixListener>,
 }
 
 /// What a launch leaves behind when it fails half-way, or the VM at its end.
@@ -131,7 +144,7 @@ impl Machine {
         identity: VmIdentity,
         process: Process,
         control: Client,
-        stderr: Option<Receiver>,
+        attached: Attached,
         effects: Effects,
     ) -> Self {
         let shared = Arc::new(Shared {
@@ -143,8 +156,9 @@ impl Machine {
             exit: watch::channel(None).0,
             killed: AtomicBool::new(false),
             console: Mutex::new(Tail::default()),
+            sockets: Mutex::new(BTreeMap::new()),
         });
-        let supervisor = tokio::spawn(supervisor::supervise(shared.clone(), stderr));
+        let supervisor = tokio::spawn(supervisor::supervise(shared.clone(), attached));
         Self { shared, supervisor }
     }
 
@@ -191,9 +205,13 @@ impl Shared {
         self.console_text()
     }
 
-    fn console(&self) -> std::sync::MutexGuard<'_, Tail> {
+    fn console(&self) -> MutexGuard<'_, Tail> {
         // A panic between two pushes leaves the bytes as good as they were.
         self.console.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, BTreeMap<DeviceId, PathBuf>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn console_text(&self) -> String {

@@ -17,8 +17,9 @@ use tokio::{
 };
 
 use super::{
-    Debris, PATIENCE, Shared,
+    Attached, Debris, PATIENCE, Shared,
     exit::{self, Cause},
+    screen,
 };
 use crate::{
     DeviceId, VmEvent,
@@ -35,11 +36,13 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long to wait between attempts to connect again.
 const RECONNECT: Duration = Duration::from_millis(100);
 
-pub(super) async fn supervise(shared: Arc<Shared>, mut stderr: Option<Receiver>) {
+pub(super) async fn supervise(shared: Arc<Shared>, attached: Attached) {
+    let Attached { mut stderr, screen } = attached;
     let mut complaints = Tail::default();
     let (cause, ending) = tokio::select! {
         story = watch(&shared) => story,
         never = listen(&mut stderr, &mut complaints) => match never {},
+        never = screen::serve(&shared, screen) => match never {},
     };
     if let Some(pipe) = &stderr {
         complaints.read_rest(pipe);
@@ -48,8 +51,9 @@ pub(super) async fn supervise(shared: Arc<Shared>, mut stderr: Option<Receiver>)
     let reason = exit::reason(cause, killed, ending, shared.console_text(), complaints.text());
     tracing::debug!(pid = shared.process.pid(), %reason, "VM ended");
     let identity = &shared.identity;
-    let (sockets, cgroup) = (identity.sockets.clone(), identity.cgroup.clone());
-    Debris { process: None, sockets, cgroup }.clear();
+    let mut sockets = identity.sockets.clone();
+    sockets.extend(std::mem::take(&mut *shared.sockets()).into_values());
+    Debris { process: None, sockets, cgroup: identity.cgroup.clone() }.clear();
     shared.control.send_replace(None);
     shared.exit.send_replace(Some(reason.clone()));
     // Nobody may be listening.

@@ -9,14 +9,14 @@ use std::{
     fs::{File, Metadata},
     io::{self, Read, Seek},
     os::{
-        fd::OwnedFd,
+        fd::{AsRawFd, OwnedFd},
         unix::fs::{FileExt, MetadataExt},
     },
     path::Path,
 };
 
 use super::firmware::in_memory;
-use crate::{User, VmmError};
+use crate::{Pmem, User, VmmError};
 
 /// A kernel that can be entered directly: bzImage or ELF.
 pub(super) fn kernel(path: &Path, user: Option<User>) -> Result<OwnedFd, VmmError> {
@@ -41,8 +41,28 @@ pub(super) fn initrd(path: &Path, user: Option<User>) -> Result<OwnedFd, VmmErro
     open("initrd", path, user, |_, size| if size == 0 { Err("it is empty".into()) } else { Ok(()) })
 }
 
+/// Whether QEMU will be able to map a file: it opens that by `/proc/self/fd/<n>` too, and a copy
+/// would not be the file.
+pub(super) fn check_pmem(pmem: &Pmem, user: Option<User>) -> Result<(), VmmError> {
+    let what = "persistent memory file";
+    let link = format!("/proc/self/fd/{}", pmem.file.as_raw_fd());
+    let path = std::fs::read_link(&link).unwrap_or_else(|_| link.into());
+    let inode = pmem.file.try_clone().and_then(|file| File::from(file).metadata());
+    let failed = |source| VmmError::Open { what, path: path.clone(), source };
+    let inode = inode.map_err(failed)?;
+    if !is_open_to(user, &inode, !pmem.read_only) {
+        let why = "the user of the VM may not open it";
+        return Err(failed(io::Error::new(io::ErrorKind::PermissionDenied, why)));
+    }
+    if inode.is_file() && inode.len() < pmem.size {
+        let why = format!("it has {} bytes and should have {}", inode.len(), pmem.size);
+        return Err(VmmError::Broken { what, path, why });
+    }
+    Ok(())
+}
+
 /// Whether this user may read (and write) an inode, by its mode alone.
-pub(super) fn is_open_to(user: Option<User>, inode: &Metadata, write: bool) -> bool {
+fn is_open_to(user: Option<User>, inode: &Metadata, write: bool) -> bool {
     let (uid, gid) = match user {
         Some(User { uid, gid }) => (uid, gid),
         None => (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
@@ -190,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_file_the_user_may_not_read_is_copied() {
-        use std::os::{fd::AsRawFd, unix::fs::PermissionsExt};
+        use std::os::unix::fs::PermissionsExt;
         let (_dir, path) = file(&bzimage());
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         let other = User { uid: 65_534, gid: 65_534 };

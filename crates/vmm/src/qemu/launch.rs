@@ -12,10 +12,11 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Once,
+    time::Duration,
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::unix::pipe::Receiver;
+use tokio::{net::unix::pipe::Receiver, time::timeout};
 
 use super::{
     Qemu, boot_file,
@@ -27,7 +28,7 @@ use crate::{
     Boot, ExitReason, Lock, User, VmConfig, VmIdentity, VmmError,
     accel::{self, Engine},
     cgroup::Hierarchy,
-    machine::{Debris, Machine, PATIENCE},
+    machine::{Attached, Debris, Machine, PATIENCE, screen},
     process::{self, Ending, Process, Tail, host_boot_id, launcher::Spawn},
     qmp::{Client, QmpError},
     socket,
@@ -47,10 +48,14 @@ pub(super) enum Descriptor {
     Pmem(usize),
 }
 
+/// How long a monitor that closed its control socket may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 type Descriptors = BTreeMap<Descriptor, OwnedFd>;
 
 pub(super) async fn launch(qemu: &Qemu, config: VmConfig) -> Result<Machine, VmmError> {
     let (id, die_with_owner) = (config.id, config.die_with_owner);
+    let graphics = config.graphics.clone();
     let control_socket = config.run_dir.join("qmp.sock");
     let program = find(&qemu.program)?;
     let failed = |operation| {
@@ -76,6 +81,9 @@ pub(super) async fn launch(qemu: &Qemu, config: VmConfig) -> Result<Machine, Vmm
         Err(error) => return Err(explain(process, &mut complaints, error).await),
     };
 
+    let screen = screen::listen(graphics.as_deref())?;
+    debris.sockets.extend(graphics.clone());
+
     let (process, sockets, cgroup) = debris.keep();
     let process = process.ok_or(VmmError::Gone)?;
     let (pid, start_time) = (process.pid(), process.start_time());
@@ -87,9 +95,11 @@ pub(super) async fn launch(qemu: &Qemu, config: VmConfig) -> Result<Machine, Vmm
         control_socket,
         cgroup,
         die_with_owner,
+        graphics,
         sockets,
     };
-    Ok(Machine::start(identity, process, control, Some(complaints), qemu.effects.clone()))
+    let attached = Attached { stderr: Some(complaints), screen };
+    Ok(Machine::start(identity, process, control, attached, qemu.effects.clone()))
 }
 
 /// Opens, binds and makes all the VM needs and writes its command line. What was made on the
@@ -111,6 +121,9 @@ fn prepare(
         (Engine::Tcg, Descriptors::new())
     };
     let lock = may_lock(&config)?;
+    for pmem in &config.pmem {
+        boot_file::check_pmem(pmem, config.user)?;
+    }
     let kinds = config.disks.iter().map(|disk| device::file_kind(&disk.file));
     let kinds = kinds.collect::<Result<Vec<_>, _>>()?;
 
@@ -196,7 +209,9 @@ fn open_boot(config: &VmConfig) -> Result<Descriptors, VmmError> {
 
 /// Why a VM never answered.
 async fn explain(process: &Process, complaints: &mut Receiver, error: QmpError) -> VmmError {
-    if !process.is_dead() {
+    // It closes the socket a moment before it ends.
+    let ended = timeout(LAST_WORDS, process.ended_unreaped()).await;
+    if ended.is_err() {
         return VmmError::Control { operation: "connect".into(), source: error };
     }
     let mut tail = Tail::default();
