@@ -143,15 +143,23 @@ pub enum Cloned {
     Child,
 }
 
-/// `fork`, but the new process is a child of the caller's parent, which is the one to reap it.
-///
-/// # Errors
-/// Refused in a process with more than one thread: the child could find a lock held for ever.
-pub fn clone_sibling() -> io::Result<Cloned> {
-    let threads = std::fs::read_dir("/proc/self/task")?.count();
-    if threads != 1 {
-        return Err(io::Error::other(format!("cannot fork with {threads} threads")));
+/// Proof that this process has one thread. Whoever holds it must not start another.
+#[derive(Debug)]
+pub struct SingleThread(());
+
+impl SingleThread {
+    /// Looks; needs the `/proc` this process was born under.
+    pub fn ensure() -> io::Result<Self> {
+        let threads = std::fs::read_dir("/proc/self/task")?.count();
+        if threads == 1 {
+            return Ok(Self(()));
+        }
+        Err(io::Error::other(format!("this process has {threads} threads")))
     }
+}
+
+/// `fork`, but the new process is a child of the caller's parent, which is the one to reap it.
+pub fn clone_sibling(_alone: &SingleThread) -> io::Result<Cloned> {
     // SAFETY: the process has one thread, so the child, which gets a copy of the whole address
     // space, finds no lock in a state it cannot leave.
     let pid = unsafe {

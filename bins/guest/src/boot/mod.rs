@@ -182,7 +182,7 @@ async fn obey_signals() {
 }
 
 /// The host's ports, for the streams of processes.
-struct HostPorts(GuestChannel);
+pub struct HostPorts(pub GuestChannel);
 
 #[async_trait]
 impl Dial for HostPorts {

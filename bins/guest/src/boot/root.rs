@@ -50,7 +50,8 @@ fn prepare_memory_root() -> Result<()> {
         .context("mounting a tmpfs for the root")?;
     for entry in fs::read_dir("/").context("listing the initrd")? {
         let path = entry.context("listing the initrd")?.path();
-        if path == Path::new(NEW_ROOT) || EARLY.iter().any(|early| path == Path::new(early)) {
+        let covered = [NEW_ROOT, "/run", "/tmp"];
+        if EARLY.iter().chain(&covered).any(|known| path == Path::new(known)) {
             continue;
         }
         let target = beneath_new_root(&path);

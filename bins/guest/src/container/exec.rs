@@ -42,10 +42,11 @@ use nix::unistd::{
 use super::executor::become_program;
 use super::request::{Exec, Failure, FailureKind, ReplySocket};
 use super::{create, identity, spec};
-use crate::sys::{self, Cloned};
+use crate::sys::{self, Cloned, SingleThread};
 
 /// Starts the process; its pid has been reported when this returns in the helper.
 pub fn exec(request: Exec, init: &OwnedFd, reply: &ReplySocket) -> Result<()> {
+    let alone = SingleThread::ensure().context("counting threads")?;
     let Exec { mut process, init: first, seccomp, namespaces, cgroup } = request;
     inherit(&mut process, &first);
     spec::settle_process(&mut process);
@@ -66,7 +67,7 @@ pub fn exec(request: Exec, init: &OwnedFd, reply: &ReplySocket) -> Result<()> {
     if own_users {
         become_namespace_root()?;
     }
-    match sys::clone_sibling().context("making the process")? {
+    match sys::clone_sibling(&alone).context("making the process")? {
         Cloned::Parent(pid) => Ok(reply.pid(pid.as_raw())?),
         Cloned::Child => {
             let failure = match confine(&mut process, seccomp.as_ref(), own_users, reply) {

@@ -7,7 +7,7 @@
 
 mod constraints;
 mod containers;
-mod errors;
+pub mod errors;
 mod modify;
 mod processes;
 mod properties;
