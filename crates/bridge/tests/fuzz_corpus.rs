@@ -1,5 +1,6 @@
 //! The fuzz targets' functions on a fixed set of inputs: every recorded frame, whole, cut short and
 //! with single bytes changed.
+#![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
 
 #[path = "../../../fuzz/src/lib.rs"]
 mod fuzz;

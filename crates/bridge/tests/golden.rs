@@ -1,4 +1,5 @@
 //! Every recorded frame is read and written again to the same bytes, by the side that wrote it.
+#![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
 
 mod golden_data;
 

@@ -1,6 +1,7 @@
 //! What we make of each frame that was given to the real bridges, compared with what they made of it.
 //!
 //! Where ours is meant to differ, the case stands in a table with the reason.
+#![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
 
 mod golden_data;
 
