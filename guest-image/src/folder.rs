@@ -17,6 +17,9 @@ use crate::manifest::{FileRecord, Manifest, ManifestError};
 /// The name of the manifest in the folder.
 const MANIFEST: &str = "manifest.json";
 
+/// All names a guest folder may hold. A folder with any other name in it is not ours to replace.
+const NAMES: [&str; 6] = ["vmlinux", "kernel", "initrd.img", "rootfs.erofs", "root.img", MANIFEST];
+
 /// Why the guest folder cannot be used or replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
@@ -46,10 +49,12 @@ pub enum FolderError {
         expected: u64,
     },
     /// The folder holds something that is not ours to replace.
-    #[error("{folder} exists and holds no guest files, so it is not replaced")]
+    #[error("{folder} holds {name}, which is no guest file, so it is not replaced")]
     Foreign {
         /// The folder.
         folder: PathBuf,
+        /// What does not belong there.
+        name: String,
     },
     /// The system refused.
     #[error("cannot {operation} {path}")]
@@ -184,7 +189,11 @@ pub(crate) struct FolderLock {
 impl FolderLock {
     /// Waits for the lock of `folder` and removes what an interrupted build left behind.
     pub(crate) fn acquire(folder: &Path) -> Result<Self, FolderError> {
-        let folder = std::path::absolute(folder).map_err(failed("resolve", folder))?;
+        // A link to the folder stays a link: what it leads to is replaced.
+        let folder = folder
+            .canonicalize()
+            .or_else(|_| std::path::absolute(folder))
+            .map_err(failed("resolve", folder))?;
         let parent = folder.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(parent).map_err(failed("create", parent))?;
         let lock_path = beside(&folder, "lock");
@@ -210,13 +219,8 @@ impl FolderLock {
     /// # Errors
     /// [`FolderError::Foreign`] when the folder is there and is not one of ours.
     pub(crate) fn stage(&self) -> Result<Staging<'_>, FolderError> {
-        let ours = self.folder.join(MANIFEST).exists();
-        let empty = match std::fs::read_dir(&self.folder) {
-            Ok(mut entries) => entries.next().is_none(),
-            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-        };
-        if !ours && !empty {
-            return Err(FolderError::Foreign { folder: self.folder.clone() });
+        if let Some(name) = foreign_name(&self.folder)? {
+            return Err(FolderError::Foreign { folder: self.folder.clone(), name });
         }
         let staging = self.staging();
         std::fs::create_dir(&staging).map_err(failed("create", &staging))?;
@@ -273,6 +277,7 @@ impl Staging<'_> {
                 file.sync_all()
             })
             .map_err(failed("write", &manifest_path))?;
+        sync_directory(&self.path)?;
         let folder = &self.lock.folder;
         if folder.exists() {
             let exchange = RenameFlags::EXCHANGE;
@@ -282,7 +287,7 @@ impl Staging<'_> {
             std::fs::rename(&self.path, folder).map_err(failed("create", folder))?;
         }
         let parent = folder.parent().unwrap_or(Path::new("/"));
-        File::open(parent).and_then(|dir| dir.sync_all()).map_err(failed("sync", parent))?;
+        sync_directory(parent)?;
         Ok(GuestFiles { folder: folder.clone(), manifest })
     }
 }
@@ -293,6 +298,27 @@ impl Drop for Staging<'_> {
         // What cannot be removed now, the next build removes.
         let _ = std::fs::remove_dir_all(&self.path);
     }
+}
+
+/// The first name in the folder that is not one of ours; nothing if the folder is not there.
+fn foreign_name(folder: &Path) -> Result<Option<String>, FolderError> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("list", folder)(error)),
+    };
+    for entry in entries {
+        let name = entry.map_err(failed("list", folder))?.file_name();
+        if !NAMES.iter().any(|known| name == *known) {
+            return Ok(Some(name.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// Makes the names in a directory last.
+fn sync_directory(path: &Path) -> Result<(), FolderError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(failed("sync", path))
 }
 
 /// `.guest.SUFFIX` beside `.../guest`.

@@ -185,9 +185,23 @@ fn a_folder_of_somebody_else_is_never_replaced() {
     let workshop = Workshop::new();
     std::fs::create_dir(workshop.path("guest")).unwrap();
     std::fs::write(workshop.path("guest/thesis.tex"), "years of work").unwrap();
+    std::fs::write(workshop.path("guest/manifest.json"), "{}").unwrap();
     let error = workshop.build().unwrap_err();
-    assert!(matches!(error, BuildError::Folder(FolderError::Foreign { .. })), "{error}");
+    assert!(
+        matches!(&error, BuildError::Folder(FolderError::Foreign { name, .. }) if name == "thesis.tex"),
+        "{error}"
+    );
     assert_eq!(std::fs::read(workshop.path("guest/thesis.tex")).unwrap(), b"years of work");
+}
+
+#[test]
+fn a_link_to_the_folder_stays_and_what_it_leads_to_is_replaced() {
+    let workshop = Workshop::new();
+    std::fs::create_dir(workshop.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", workshop.path("guest")).unwrap();
+    workshop.build().unwrap();
+    assert!(workshop.path("guest").is_symlink());
+    assert!(GuestFiles::open(workshop.path("elsewhere")).unwrap().are_whole().unwrap());
 }
 
 #[test]
