@@ -26,6 +26,10 @@ impl Hresult {
     pub const NOT_IMPLEMENTED: Self = Self::from_bits(0x8000_4001);
     /// `E_FAIL`: any error without a code of its own.
     pub const FAIL: Self = Self::from_bits(0x8000_4005);
+    /// `ERROR_FILE_NOT_FOUND`: no such program. Ours: hcsshim's guest says [`FAIL`](Self::FAIL).
+    pub const FILE_NOT_FOUND: Self = Self::from_bits(0x8007_0002);
+    /// `ERROR_ACCESS_DENIED`: the program may not be executed. Ours, as above.
+    pub const ACCESS_DENIED: Self = Self::from_bits(0x8007_0005);
     /// `E_INVALIDARG`: an argument is out of its range.
     pub const INVALID_ARGUMENT: Self = Self::from_bits(0x8007_0057);
     /// `ERROR_NOT_FOUND`: no such process, or it is gone already.
@@ -69,6 +73,8 @@ impl Hresult {
             Self::OK => "success",
             Self::NOT_IMPLEMENTED => "not implemented",
             Self::FAIL => "unspecified error",
+            Self::FILE_NOT_FOUND => "no such file",
+            Self::ACCESS_DENIED => "permission denied",
             Self::INVALID_ARGUMENT => "the parameter is incorrect",
             Self::NOT_FOUND => "element not found",
             Self::INVALID_STATE => "the requested operation is not valid in the current state",
