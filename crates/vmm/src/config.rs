@@ -55,9 +55,9 @@ pub struct VmConfig {
     pub pmem: Vec<Pmem>,
     /// A limit over all disks together, those plugged in later included.
     pub throttle: Option<Throttle>,
-    /// Where a unix socket carries the guest's first serial console, for a person to dial.
+    /// Where the owner serves the guest's serial console, for one person at a time to dial.
     pub console: Option<PathBuf>,
-    /// Where a unix socket speaks VNC with the guest's screen and keyboard.
+    /// Where the owner serves VNC with the guest's screen and keyboard.
     pub graphics: Option<PathBuf>,
     /// Bridges with 32 places each for network and other PCI devices plugged in later.
     pub hotplug_bridges: u32,

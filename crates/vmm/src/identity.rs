@@ -27,6 +27,8 @@ pub struct VmIdentity {
     pub cgroup: Option<PathBuf>,
     /// Whether the kernel kills the VM when its owner dies.
     pub die_with_owner: bool,
+    /// The socket for the guest's console, served by the owner, if it has one.
+    pub console: Option<PathBuf>,
     /// The socket for the guest's screen, served by the owner, if it has one.
     pub graphics: Option<PathBuf>,
     /// Sockets made for this VM, removed after its end.

@@ -29,6 +29,13 @@ pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
     Ok(listener.into())
 }
 
+/// Binds and listens, for ourselves to accept.
+pub(crate) fn listen_here(path: &Path) -> io::Result<tokio::net::UnixListener> {
+    let listener = UnixListener::from(listen(path)?);
+    listener.set_nonblocking(true)?;
+    tokio::net::UnixListener::from_std(listener)
+}
+
 /// Connects.
 pub(crate) async fn connect(path: &Path) -> io::Result<UnixStream> {
     let (_directory, short) = shorten(path)?;

@@ -220,14 +220,13 @@ async fn a_screen_speaks_vnc_even_after_an_adoption() {
 }
 
 #[tokio::test]
-async fn a_console_reaches_its_socket_and_the_kept_ring() {
+async fn a_console_reaches_the_person_who_dialled_and_the_exit_reason() {
     let bench = bench();
     let mut config = bench.config();
     config.console = Some(bench.path("console.sock"));
     config.memory.size = MiB(256);
     let facts = coracle_vmm::qemu::KernelFacts {
         engine: accel::Engine::Tcg,
-        console: true,
         graphics: false,
         verbose: true,
         tsc_khz: None,

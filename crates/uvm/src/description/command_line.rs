@@ -24,7 +24,6 @@ pub fn command_line(opts: &OptionsLcow, processor: Processor, now: SystemTime) -
     let console = !opts.console_pipe.is_empty();
     let kernel = kernel_arguments(&KernelFacts {
         engine: processor.engine,
-        console,
         graphics: opts.enable_graphics_console,
         verbose: console || opts.enable_graphics_console,
         tsc_khz: processor.tsc_khz,

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use super::{Attached, Machine, screen};
+use super::{Attached, Console, Machine, TTY_SOCKET, screen};
 use crate::{
     VmIdentity, VmmError,
     effect::Effects,
@@ -46,8 +46,10 @@ pub(crate) async fn adopt(identity: &VmIdentity, effects: Effects) -> Result<Mac
     let stderr = reopen_stderr(identity.pid)
         .inspect_err(|error| tracing::debug!(%error, "stderr of the VM not readable"))
         .ok();
+    let tty = identity.control_socket.with_file_name(TTY_SOCKET);
+    let console = identity.console.clone().map(|path| Console::listen(path, tty)).transpose()?;
     let screen = screen::listen(identity.graphics.as_deref())?;
-    let attached = Attached { stderr, screen };
+    let attached = Attached { stderr, console, screen };
     Ok(Machine::start(identity.clone(), process, control, attached, effects))
 }
 

@@ -18,6 +18,7 @@
 //! which cannot be wrong after an adoption.
 
 mod adopt;
+pub(crate) mod console;
 mod exit;
 mod hotplug;
 pub(crate) mod screen;
@@ -35,6 +36,7 @@ use std::{
 
 pub(crate) use adopt::adopt;
 use async_trait::async_trait;
+pub(crate) use console::Console;
 use tokio::{
     net::{UnixListener, unix::pipe::Receiver},
     sync::{broadcast, watch},
@@ -54,6 +56,9 @@ use crate::{
 
 /// How long the monitor may take to answer one command.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Beside the control socket, the socket of a console's serial port.
+pub(crate) const TTY_SOCKET: &str = "tty.sock";
 
 /// The id of the ring that keeps the console's end, here and on the command line.
 pub(crate) const CONSOLE_RING: &str = "console";
@@ -90,6 +95,8 @@ struct Shared {
 pub(crate) struct Attached {
     /// The reading end of its stderr; an adopter may lack the right to it.
     pub(crate) stderr: Option<Receiver>,
+    /// Its console, where a person may dial it.
+    pub(crate) console: Option<Console>,
     /// Where clients of its screen dial.
     pub(crate) screen: Option<UnixListener>,
 }

@@ -21,12 +21,7 @@ const NAME: &str = "vm.vnc";
 /// Listens for clients, where the VM has a screen.
 pub(crate) fn listen(path: Option<&Path>) -> Result<Option<UnixListener>, VmmError> {
     let Some(path) = path else { return Ok(None) };
-    let listen = || {
-        let listener = std::os::unix::net::UnixListener::from(socket::listen(path)?);
-        listener.set_nonblocking(true)?;
-        UnixListener::from_std(listener)
-    };
-    listen().map(Some).map_err(|source| VmmError::Host {
+    socket::listen_here(path).map(Some).map_err(|source| VmmError::Host {
         operation: "listen on",
         object: path.display().to_string(),
         source,

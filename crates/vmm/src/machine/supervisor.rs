@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Attached, Debris, PATIENCE, Shared,
+    Attached, Debris, PATIENCE, Shared, console,
     exit::{self, Cause},
     screen,
 };
@@ -37,15 +37,19 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 const RECONNECT: Duration = Duration::from_millis(100);
 
 pub(super) async fn supervise(shared: Arc<Shared>, attached: Attached) {
-    let Attached { mut stderr, screen } = attached;
+    let Attached { mut stderr, mut console, screen } = attached;
     let mut complaints = Tail::default();
     let (cause, ending) = tokio::select! {
         story = watch(&shared) => story,
         never = listen(&mut stderr, &mut complaints) => match never {},
+        never = console::serve(&shared, &mut console) => match never {},
         never = screen::serve(&shared, screen) => match never {},
     };
     if let Some(pipe) = &stderr {
         complaints.read_rest(pipe);
+    }
+    if let Some(console) = console {
+        console.finish(&mut shared.console());
     }
     let killed = shared.killed.load(Ordering::Acquire);
     let reason = exit::reason(cause, killed, ending, shared.console_text(), complaints.text());

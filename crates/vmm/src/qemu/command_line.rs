@@ -166,12 +166,14 @@ impl Line<'_> {
     fn control_and_consoles(&mut self, config: &VmConfig) {
         self.listening_socket("vm.qmp", Descriptor::Control);
         self.option("mon", "chardev=vm.qmp,mode=control");
+        // A kernel has one serial console only, so it is either the socket or the ring.
         if config.console.is_some() {
             self.listening_socket("vm.tty", Descriptor::Console);
             self.option("serial", "chardev:vm.tty");
+        } else {
+            self.option("chardev", format!("ringbuf,id={CONSOLE_RING},size={CONSOLE_RING_SIZE}"));
+            self.option("serial", format!("chardev:{CONSOLE_RING}"));
         }
-        self.option("chardev", format!("ringbuf,id={CONSOLE_RING},size={CONSOLE_RING_SIZE}"));
-        self.option("serial", format!("chardev:{CONSOLE_RING}"));
         if config.graphics.is_some() {
             self.device(&json!({"driver": "VGA", "id": "vm.screen"}));
             // It listens nowhere: clients are handed to it over the control socket.

@@ -18,8 +18,6 @@ use crate::{accel::Engine, sys};
 pub struct KernelFacts {
     /// What runs guest code.
     pub engine: Engine,
-    /// A socket carries the first serial port for a person ([`crate::VmConfig::console`]).
-    pub console: bool,
     /// There is a screen ([`crate::VmConfig::graphics`]).
     pub graphics: bool,
     /// The kernel reports all it does, not only what goes wrong.
@@ -32,19 +30,12 @@ pub struct KernelFacts {
 pub fn kernel_arguments(facts: &KernelFacts) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut word = |text: &str| words.push(text.to_owned());
-    // The last console named becomes /dev/console. The kept ring is the last serial port.
-    if facts.console {
-        word("8250.nr_uarts=2 console=ttyS1,115200");
-        if facts.graphics {
-            word("console=tty0");
-        }
-        word("console=ttyS0,115200");
-    } else {
-        word("8250.nr_uarts=1 console=ttyS0,115200");
-        if facts.graphics {
-            word("console=tty0");
-        }
+    word("8250.nr_uarts=1");
+    // The last console named becomes /dev/console.
+    if facts.graphics {
+        word("console=tty0");
     }
+    word("console=ttyS0,115200");
     word("panic=-1 reboot=t");
     if !facts.verbose {
         word("quiet");
@@ -100,7 +91,6 @@ mod tests {
 
     const FACTS: KernelFacts = KernelFacts {
         engine: Engine::Tcg,
-        console: false,
         graphics: false,
         verbose: false,
         tsc_khz: Some(2_100_000),
@@ -123,10 +113,9 @@ mod tests {
     }
 
     #[test]
-    fn with_a_console_the_kept_ring_is_the_second_port() {
-        let words = kernel_arguments(&KernelFacts { console: true, graphics: true, ..FACTS });
-        let expected = "8250.nr_uarts=2 console=ttyS1,115200 console=tty0 console=ttyS0,115200 ";
-        assert!(words.starts_with(expected), "{words}");
+    fn with_a_screen_the_serial_port_stays_the_console() {
+        let words = kernel_arguments(&KernelFacts { graphics: true, ..FACTS });
+        assert!(words.starts_with("8250.nr_uarts=1 console=tty0 console=ttyS0,115200 "), "{words}");
     }
 
     #[test]

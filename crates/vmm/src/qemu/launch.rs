@@ -28,7 +28,7 @@ use crate::{
     Boot, ExitReason, Lock, User, VmConfig, VmIdentity, VmmError,
     accel::{self, Engine},
     cgroup::Hierarchy,
-    machine::{Attached, Debris, Machine, PATIENCE, screen},
+    machine::{Attached, Console, Debris, Machine, PATIENCE, TTY_SOCKET, screen},
     process::{self, Ending, Process, Tail, host_boot_id, launcher::Spawn},
     qmp::{Client, QmpError},
     socket,
@@ -55,7 +55,8 @@ type Descriptors = BTreeMap<Descriptor, OwnedFd>;
 
 pub(super) async fn launch(qemu: &Qemu, config: VmConfig) -> Result<Machine, VmmError> {
     let (id, die_with_owner) = (config.id, config.die_with_owner);
-    let graphics = config.graphics.clone();
+    let (person, graphics) = (config.console.clone(), config.graphics.clone());
+    let tty = config.run_dir.join(TTY_SOCKET);
     let control_socket = config.run_dir.join("qmp.sock");
     let program = find(&qemu.program)?;
     let failed = |operation| {
@@ -83,6 +84,8 @@ pub(super) async fn launch(qemu: &Qemu, config: VmConfig) -> Result<Machine, Vmm
 
     let screen = screen::listen(graphics.as_deref())?;
     debris.sockets.extend(graphics.clone());
+    let console = person.clone().map(|path| Console::listen(path, tty)).transpose()?;
+    debris.sockets.extend(person.clone());
 
     let (process, sockets, cgroup) = debris.keep();
     let process = process.ok_or(VmmError::Gone)?;
@@ -95,10 +98,11 @@ pub(super) async fn launch(qemu: &Qemu, config: VmConfig) -> Result<Machine, Vmm
         control_socket,
         cgroup,
         die_with_owner,
+        console: person,
         graphics,
         sockets,
     };
-    let attached = Attached { stderr: Some(complaints), screen };
+    let attached = Attached { stderr: Some(complaints), console, screen };
     Ok(Machine::start(identity, process, control, attached, qemu.effects.clone()))
 }
 
@@ -128,7 +132,8 @@ fn prepare(
     let kinds = kinds.collect::<Result<Vec<_>, _>>()?;
 
     let mut sockets = vec![(Descriptor::Control, control_socket)];
-    sockets.extend(config.console.as_deref().map(|path| (Descriptor::Console, path)));
+    let tty = config.run_dir.join(TTY_SOCKET);
+    sockets.extend(config.console.as_ref().map(|_| (Descriptor::Console, tty.as_path())));
     let ports = config.serial_ports.iter().enumerate();
     sockets.extend(ports.map(|(index, port)| (Descriptor::Port(index), port.socket.as_path())));
     for (descriptor, path) in sockets {

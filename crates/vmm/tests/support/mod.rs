@@ -218,7 +218,6 @@ pub fn kernel() -> PathBuf {
 fn kernel_boot(bench: &Bench, guest: Guest) -> Boot {
     let facts = coracle_vmm::qemu::KernelFacts {
         engine: coracle_vmm::accel::Engine::Tcg,
-        console: false,
         graphics: false,
         verbose: false,
         tsc_khz: coracle_vmm::qemu::host_tsc_khz(),
