@@ -312,9 +312,11 @@ impl Process {
     /// the exit for the next.
     pub async fn wait(&self) -> Result<u32, BridgeError> {
         let mut exit = self.exit.clone();
-        match exit.wait_for(Option::is_some).await {
-            Ok(exit) => exit.clone().unwrap_or(Err(BridgeError::Closed)),
-            Err(_) => Err(self.connection.closed().await),
+        // Cloned out at once: what `wait_for` gives must not be held across an await.
+        let known = exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
+        match known {
+            Some(exit) => exit,
+            None => Err(self.connection.closed().await),
         }
     }
 
