@@ -24,6 +24,11 @@ pub const REPORT: u32 = 1003;
 /// Takes a port of the host, dials it and echoes.
 pub const CALL_BACK: u32 = 1004;
 
+/// Sends for ever without a care for what.
+pub const POUR: u32 = 1005;
+/// Takes all and ends.
+pub const DRAIN: u32 = 1006;
+
 /// What the guest knows of itself.
 #[derive(Default)]
 pub struct Counts {
@@ -133,6 +138,17 @@ async fn answer(
         CALL_BACK => {
             let port = stream.read_u32_le().await?;
             echo(channel.dial(port).await?).await
+        }
+        POUR => {
+            let buffer = vec![7; 64 * 1024];
+            loop {
+                stream.write_all(&buffer).await?;
+            }
+        }
+        DRAIN => {
+            let mut buffer = vec![0; 64 * 1024];
+            while stream.read(&mut buffer).await? > 0 {}
+            stream.shutdown().await
         }
         _ => Ok(()),
     }

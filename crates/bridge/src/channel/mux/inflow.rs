@@ -34,6 +34,12 @@ impl Pool {
         given
     }
 
+    /// What has not been given out.
+    #[cfg(test)]
+    pub fn left(&self) -> u32 {
+        self.left
+    }
+
     fn give_back(&mut self, bytes: u32) {
         self.left += bytes;
     }
@@ -76,6 +82,12 @@ impl Inflow {
     /// Whether nothing waits to be read.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Bytes that wait to be read.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Copies out as much as fits and counts it as read.

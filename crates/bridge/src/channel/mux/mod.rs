@@ -21,6 +21,8 @@ pub(crate) mod frame;
 pub(crate) mod inflow;
 pub(crate) mod outflow;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use stream::ChannelStream;
 

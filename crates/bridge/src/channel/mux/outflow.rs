@@ -173,6 +173,12 @@ impl Outflow {
         sane
     }
 
+    /// Link cost under way.
+    #[cfg(test)]
+    pub fn unacknowledged(&self) -> u64 {
+        self.sent - self.acked
+    }
+
     fn ack_due(&self) -> bool {
         self.side == Side::Host && self.received - self.reported >= ACK_EVERY
     }
