@@ -264,8 +264,9 @@ mod tests {
             stored: b"\x7fELF".to_vec(),
             object: b"\x7fELF".to_vec(),
         };
-        let index = ModuleIndex::for_tests();
-        let plan = ModulePlan::new(&index).unwrap();
+        let dep: String =
+            crate::BOOT_MODULES.iter().map(|name| format!("kernel/{name}.ko:\n")).collect();
+        let plan = ModulePlan::new(&ModuleIndex::parse(&dep, "").unwrap()).unwrap();
         let modules = [module];
         let tree = initrd::guest_tree(b"agent", "6.1.0", &plan, &modules);
         let mut bytes = initrd::initrd(&tree);

@@ -114,3 +114,58 @@ pub(crate) fn initrd(tree: &[Entry<'_>]) -> Vec<u8> {
     archive.add("dev/null", 0o666, Kind::CharDevice(1, 3));
     archive.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RELEASE: &str = "6.1.0";
+
+    fn plan() -> ModulePlan {
+        let mut dep: String =
+            BOOT_MODULES[1..].iter().map(|name| format!("k/{name}.ko:\n")).collect();
+        dep += "k/virtio_pci.ko.xz: k/virtio.ko.xz\nk/virtio.ko.xz:\n";
+        dep += "k/ext4.ko: k/crc16.ko k/jbd2.ko\nk/crc16.ko:\nk/jbd2.ko:\nk/crc32c_generic.ko:\n";
+        ModulePlan::new(&ModuleIndex::parse(&dep, "k/xfs.ko\n").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_boot_list_has_what_boot_modules_need_and_nothing_on_demand() {
+        let list = plan().boot_list(RELEASE);
+        let expected: String =
+            ["virtio", "virtio_pci", "virtio_console", "virtio_scsi", "sd_mod", "erofs", "overlay"]
+                .iter()
+                .map(|name| format!("/lib/modules/6.1.0/k/{name}.ko\n"))
+                .collect();
+        assert_eq!(list, expected);
+    }
+
+    #[test]
+    fn each_line_of_modules_dep_read_backwards_loads() {
+        let dep = plan().dep();
+        assert!(dep.contains("k/virtio_pci.ko: k/virtio.ko\n"), "{dep}");
+        assert!(dep.contains("k/ext4.ko: k/crc16.ko k/jbd2.ko k/crc32c_generic.ko\n"), "{dep}");
+        assert!(dep.contains("k/jbd2.ko: k/crc32c_generic.ko\n"), "{dep}");
+    }
+
+    #[test]
+    fn what_is_built_in_is_neither_shipped_nor_absent() {
+        let plan = plan();
+        assert!(!plan.all.iter().any(|file| file.contains("xfs")));
+        assert!(!plan.absent.contains(&"xfs".to_owned()));
+        assert!(plan.absent.contains(&"virtio_rng".to_owned()));
+    }
+
+    #[test]
+    fn the_tree_has_every_parent_once_and_before_what_is_in_it() {
+        let tree = guest_tree(b"agent", RELEASE, &plan(), &[]);
+        let paths: Vec<&str> = tree.iter().map(|entry| entry.path.as_str()).collect();
+        for (turn, path) in paths.iter().enumerate() {
+            assert!(!paths[..turn].contains(path), "{path} is there twice");
+            if let Some((parent, _)) = path.rsplit_once('/') {
+                assert!(paths[..turn].contains(&parent), "{path} comes before {parent}");
+            }
+        }
+        assert!(paths.contains(&"init") && paths.contains(&"proc"), "{paths:?}");
+    }
+}

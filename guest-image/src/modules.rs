@@ -125,7 +125,7 @@ impl ModuleIndex {
         Self::parse(&read("modules.dep")?, &read("modules.builtin")?)
     }
 
-    fn parse(dep: &str, builtin: &str) -> Result<Self, ModuleError> {
+    pub(crate) fn parse(dep: &str, builtin: &str) -> Result<Self, ModuleError> {
         let mut files = BTreeMap::new();
         for (index, line) in dep.lines().enumerate() {
             let (file, needs) = line
@@ -136,14 +136,6 @@ impl ModuleIndex {
             files.insert(module_name(file), (file.to_owned(), needs));
         }
         Ok(Self { files, builtin: builtin.lines().map(module_name).collect() })
-    }
-
-    /// Every boot module as a file that needs nothing.
-    #[cfg(test)]
-    pub(crate) fn for_tests() -> Self {
-        let dep: String =
-            crate::BOOT_MODULES.iter().map(|name| format!("kernel/{name}.ko:\n")).collect();
-        Self::parse(&dep, "").expect("well-formed lines")
     }
 
     /// Whether the kernel has module `name`, and how.
