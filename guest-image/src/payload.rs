@@ -197,8 +197,9 @@ pub(crate) mod tests {
 
     #[test]
     fn every_format_is_told_by_its_first_bytes_and_expands_to_what_went_in() {
-        let plain = elf_like(9 << 20); // more than one lz4 block
         for format in ALL {
+            // More than one block where there are blocks.
+            let plain = elf_like(if format == Compression::Lz4Legacy { 9 << 20 } else { 200_000 });
             let stream = compress(format, &plain);
             assert_eq!(Compression::detect(&stream).unwrap(), format);
             assert!(format.expand(&stream, plain.len()).unwrap() == plain, "{format}");
