@@ -11,6 +11,7 @@ use std::io;
 use std::path::PathBuf;
 
 use coracle_bridge::client::BridgeError;
+use coracle_bridge::hresult::Hresult;
 use coracle_vmm::VmmError;
 
 use crate::description::DescriptionError;
@@ -285,6 +286,19 @@ impl UvmError {
             Self::Guest { .. } => "E-GUEST",
             Self::Modify { .. } => "E-MODIFY",
             Self::Stats { .. } => "E-STATS",
+        }
+    }
+}
+
+impl UvmError {
+    /// The guest's result code, when it was the guest that refused.
+    pub fn guest_result(&self) -> Option<Hresult> {
+        match self {
+            Self::Handshake(source)
+            | Self::CreateContainer { source, .. }
+            | Self::Guest { source, .. }
+            | Self::Modify { source: ModifyError::Guest(source), .. } => source.hresult(),
+            _ => None,
         }
     }
 }

@@ -63,7 +63,7 @@ pub mod keeper {
 /// What runs in a VM, as the bridge knows it.
 pub mod container {
     pub use coracle_bridge::client::{
-        BridgeError, Container, Process, Stdio, StdinWriter, StdoutReader,
+        BridgeError, Container, Process, StdinWriter, Stdio, StdoutReader,
     };
     pub use coracle_bridge::hresult::Hresult;
     pub use coracle_bridge::message::{ContainerConfig, ProcessParameters};

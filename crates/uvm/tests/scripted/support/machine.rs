@@ -118,6 +118,8 @@ fn identity(config: &VmConfig) -> VmIdentity {
         cgroup: None,
         die_with_owner: config.die_with_owner,
         sockets: Vec::new(),
+        console: None,
+        graphics: None,
     }
 }
 

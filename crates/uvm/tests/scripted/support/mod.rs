@@ -4,8 +4,6 @@
 //! real ones: what is scripted is only when the guest speaks, and when the machine dies. So each
 //! order of events of a VM's life can be had at will, in milliseconds.
 
-#![allow(dead_code)] // Each test file uses its part.
-
 mod guest;
 mod machine;
 mod service;
@@ -19,8 +17,7 @@ use coracle_uvm::{State, UtilityVm, UvmError};
 use coracle_vmm::Accel;
 
 pub use guest::{Bridge, Guest};
-pub use machine::{Log, ScriptedVmm};
-pub use service::Service;
+pub use machine::ScriptedVmm;
 
 /// One test's folders and options.
 pub struct Rig {

@@ -1,7 +1,5 @@
 //! Start, wait, terminate and close, in every order, on a machine that follows a script.
 
-mod support;
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +9,7 @@ use coracle_uvm::{State, UvmError};
 use coracle_vmm::ExitReason;
 use tokio::io::AsyncReadExt;
 
-use support::{Bridge, Guest, Rig, files, within};
+use crate::support::{Bridge, Guest, Rig, files, within};
 
 /// How long "does not happen" is looked at.
 const A_MOMENT: Duration = Duration::from_millis(100);

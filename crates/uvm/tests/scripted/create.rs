@@ -1,11 +1,9 @@
 //! Create: what is refused, and that a refusal leaves nothing behind.
 
-mod support;
-
 use coracle_uvm::options::{KeeperPlacement, OptionsLcow, OptionsWcow, PreferredRootFsType};
 use coracle_uvm::{State, UtilityVm, UvmError};
 
-use support::{Guest, Rig, chain, files};
+use crate::support::{Guest, Rig, chain, files};
 
 /// The seed's TestCreateBadBootFilesPath.
 #[tokio::test]

@@ -1,13 +1,11 @@
 //! Starts that fail: what is blamed, and that nothing is left but a VM that can be closed.
 
-mod support;
-
 use std::time::Duration;
 
 use coracle_uvm::{State, UtilityVm, UvmError};
 use coracle_vmm::ExitReason;
 
-use support::{Bridge, Guest, Rig, chain, within};
+use crate::support::{Bridge, Guest, Rig, chain, within};
 
 /// A start that fails; the VM is over, waits return, and close leaves nothing.
 async fn failure(rig: &Rig, limit: Duration) -> UvmError {

@@ -1,7 +1,5 @@
 //! What a running VM asks of its guest: processes, containers, disks and layers.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,7 +10,7 @@ use coracle_uvm::{State, UvmError};
 use coracle_vmm::ExitReason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use support::{Guest, Rig, chain, within};
+use crate::support::{Guest, Rig, chain, within};
 
 fn cat() -> ProcessParameters {
     ProcessParameters {
@@ -21,6 +19,10 @@ fn cat() -> ProcessParameters {
         create_std_out_pipe: true,
         ..ProcessParameters::default()
     }
+}
+
+fn config() -> ContainerConfig {
+    ContainerConfig::new("/run/gcs/c/c", &serde_json::json!({ "ociVersion": "1.0.2" })).unwrap()
 }
 
 /// The seed's TestGcsCreateProcess.
@@ -84,7 +86,7 @@ async fn close_ends_every_wait_in_the_vm() {
 async fn a_container_lives_once_and_its_id_is_free_after_it() {
     let rig = Rig::new(Guest::default());
     let vm = rig.started().await;
-    let config = ContainerConfig::default();
+    let config = config();
     let container = vm.create_container("c", &config).await.unwrap();
     let error = vm.create_container("c", &config).await.unwrap_err();
     assert_eq!(chain(&error), "failed to create container c: container c already exists");
@@ -105,12 +107,12 @@ async fn a_container_that_was_refused_may_be_tried_again() {
     let rig = Rig::new(guest);
     let vm = rig.started().await;
     service.refuses_containers.store(true, Ordering::Relaxed);
-    let error = vm.create_container("c", &ContainerConfig::default()).await.unwrap_err();
+    let error = vm.create_container("c", &config()).await.unwrap_err();
     let text = chain(&error);
     assert!(text.starts_with("failed to create container c: guest RPC failure: "), "{text}");
     assert!(text.contains("no containers today"), "{text}");
     service.refuses_containers.store(false, Ordering::Relaxed);
-    vm.create_container("c", &ContainerConfig::default()).await.unwrap();
+    vm.create_container("c", &config()).await.unwrap();
     vm.close().await.unwrap();
 }
 
@@ -144,19 +146,22 @@ async fn cold_disks_are_mounted_in_their_order_before_the_vm_runs() {
     let vm = rig.create_with(|o| o.host.cold_disks = disks).await.unwrap();
     assert_eq!(rig.vmm.launched().serials, ["root", "bare", "data"]);
     vm.start().await.unwrap();
-    let changes = service.changes.lock().unwrap();
-    let mounted: Vec<_> = changes
-        .iter()
-        .map(|change| {
-            assert_eq!(change.verb, Verb::Add);
-            let Resource::MappedVirtualDisk(disk) = &change.resource else { panic!("{change:?}") };
-            let ours = disk.coracle.as_ref().unwrap();
-            assert!(disk.read_only);
-            (disk.mount_path.as_str(), disk.lun, ours.serial.as_str(), ours.filesystem.as_str())
-        })
-        .collect();
-    assert_eq!(mounted, [("/run/mounts/m1", 0, "root", "erofs"), ("/d", 2, "data", "erofs")]);
-    drop(changes);
+    {
+        let changes = service.changes.lock().unwrap();
+        let mounted: Vec<_> = changes
+            .iter()
+            .map(|change| {
+                assert_eq!(change.verb, Verb::Add);
+                let Resource::MappedVirtualDisk(disk) = &change.resource else {
+                    panic!("{change:?}")
+                };
+                let ours = disk.coracle.as_ref().unwrap();
+                assert!(disk.read_only);
+                (disk.mount_path.as_str(), disk.lun, ours.serial.as_str(), ours.filesystem.as_str())
+            })
+            .collect();
+        assert_eq!(mounted, [("/run/mounts/m1", 0, "root", "erofs"), ("/d", 2, "data", "erofs")]);
+    }
     vm.close().await.unwrap();
 }
 

@@ -1,0 +1,91 @@
+//! VMs that die: by a signal, by a panic, with their owner.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use coracle_bridge::message::ProcessParameters;
+use coracle_uvm::options::KeeperPlacement;
+use coracle_uvm::{UnexpectedExit, UtilityVm, UvmError};
+use coracle_vmm::ExitReason;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::support::{Place, assert_gone, example, within};
+
+fn kill(pid: u32) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+}
+
+/// The channel is kept by a process here, which must not be left either.
+#[tokio::test]
+async fn a_monitor_killed_in_mid_run_is_an_unexpected_exit_and_leaves_nothing() {
+    let place = Place::new();
+    let keeper = vec![example("keeper").to_str().unwrap().to_owned()];
+    let started = place.started(|o| o.host.keeper = KeeperPlacement::Process(keeper)).await;
+    assert!(matches!(started.vm.exit_error(), Err(UvmError::NotExited)));
+    kill(started.pid);
+    within("the wait", started.vm.wait()).await;
+    let error = started.vm.exit_error().unwrap_err();
+    let UvmError::UnexpectedExit(UnexpectedExit(ExitReason::Signal { signal: 9, .. })) = error
+    else {
+        panic!("{error}")
+    };
+    let asked = started.vm.create_process(&ProcessParameters::default()).await;
+    assert!(matches!(asked, Err(UvmError::NotRunning { .. })));
+    started.close().await;
+    let keepers = processes_with(&place.run_dir());
+    assert!(keepers.is_empty(), "{keepers:?} are left");
+}
+
+/// Processes that have the path on their command line.
+fn processes_with(path: &std::path::Path) -> Vec<String> {
+    let path = path.to_str().unwrap();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter_map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).ok())
+        .filter(|line| line.contains(path))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_kernel_that_panics_is_blamed_with_its_last_words() {
+    let place = Place::new();
+    let mut opts = place.options();
+    opts.kernel_boot_options = "rdinit=/nowhere".to_owned();
+    let vm = UtilityVm::create_lcow(opts).await.unwrap();
+    let pid = vm.vm_identity().pid;
+    let error = within("the start's failure", vm.start()).await.unwrap_err();
+    let UvmError::ExitedDuringStart { source: UnexpectedExit(reason), .. } = error else {
+        panic!("{error}")
+    };
+    let ExitReason::Panic { console } = reason else { panic!("{reason}") };
+    assert!(console.contains("Kernel panic"), "{console}");
+    vm.close().await.unwrap();
+    assert_gone(pid);
+    assert!(!place.run_dir().exists());
+}
+
+/// hcsshim's issue 421: the VM must not outlive the program that made it.
+#[tokio::test]
+async fn a_vm_dies_with_its_owner() {
+    let place = Place::new();
+    let mut owner = Command::new(example("boot"))
+        .arg(place.run_dir())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
+    let line = within("the VM's start", lines.next_line()).await.unwrap().unwrap();
+    let pid: u32 = line.strip_prefix("pid ").unwrap().parse().unwrap();
+    kill(owner.id().unwrap());
+    owner.wait().await.unwrap();
+    within("the VM's end", async {
+        while std::path::Path::new(&format!("/proc/{pid}")).exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}

@@ -1,0 +1,130 @@
+//! What a test on a real VM needs, and the look at the host after it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_uvm::options::{ColdDisk, ColdMount, OptionsLcow};
+use coracle_uvm::{UtilityVm, UvmError};
+
+/// A folder for one test's VM.
+pub struct Place(tempfile::TempDir);
+
+impl Place {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.0.path().join("run")
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// A small VM with the guest files of this machine.
+    pub fn options(&self) -> OptionsLcow {
+        let mut opts = OptionsLcow::new_default("", "coracle-uvm-test");
+        assert!(
+            opts.boot_files_path.join("initrd.img").exists(),
+            "there are no guest files in {}: run `make setup`",
+            opts.boot_files_path.display()
+        );
+        opts.options.memory_size_in_mb = 256;
+        opts.options.processor_count = 1;
+        opts.host.run_dir = Some(self.run_dir());
+        opts
+    }
+
+    pub async fn started(&self, change: impl FnOnce(&mut OptionsLcow)) -> Started {
+        let mut opts = self.options();
+        change(&mut opts);
+        let vm = UtilityVm::create_lcow(opts).await.unwrap();
+        if let Err(error) = vm.start().await {
+            panic!("{}\n{}", chain(&error), vm.console_tail().await);
+        }
+        Started { pid: vm.vm_identity().pid, run_dir: self.run_dir(), vm }
+    }
+}
+
+/// A VM that runs.
+pub struct Started {
+    pub vm: UtilityVm,
+    pub pid: u32,
+    run_dir: PathBuf,
+}
+
+impl Started {
+    /// Closes the VM and looks that the host has nothing of it left.
+    pub async fn close(self) {
+        let cgroup = self.vm.vm_identity().cgroup.clone();
+        self.vm.close().await.unwrap();
+        assert_gone(self.pid);
+        assert!(!self.run_dir.exists(), "the run folder is left");
+        if let Some(cgroup) = cgroup {
+            let left = cgroup_folders(&cgroup);
+            assert!(left.is_empty(), "control groups are left: {left:?}");
+        }
+    }
+}
+
+/// The folders of a control group, below every hierarchy there is.
+pub fn cgroup_folders(group: &Path) -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let group = group.strip_prefix("/").unwrap_or(group);
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ');
+            let folder = words.nth(1)?;
+            words.next()?.starts_with("cgroup").then(|| Path::new(folder).join(group))
+        })
+        .chain(std::iter::once(Path::new("/").join(group)))
+        .filter(|folder| folder.is_dir())
+        .collect()
+}
+
+/// The process has ended and was waited for.
+pub fn assert_gone(pid: u32) {
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "process {pid} is left");
+}
+
+/// The built-in container root as a disk, mounted at `/run/layer`.
+pub fn root_disk(opts: &OptionsLcow) -> ColdDisk {
+    let path = opts.boot_files_path.join("rootfs.erofs");
+    let file = std::fs::File::open(&path).unwrap();
+    let mount = ColdMount { path: "/run/layer".to_owned(), filesystem: "erofs".to_owned() };
+    ColdDisk {
+        serial: "root".to_owned(),
+        file: Arc::new(file.into()),
+        read_only: true,
+        mount: Some(mount),
+    }
+}
+
+/// Waits for something that must happen, far longer than it can take.
+pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(Duration::from_secs(120), work).await {
+        Ok(done) => done,
+        Err(_) => panic!("{what} did not happen within 120 s"),
+    }
+}
+
+/// The error and its causes.
+pub fn chain(error: &UvmError) -> String {
+    let (mut text, mut next) = (error.to_string(), std::error::Error::source(error));
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// A program of the examples, which are built with the tests.
+pub fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(path.exists(), "{} is not built: run all targets of the crate", path.display());
+    path
+}
