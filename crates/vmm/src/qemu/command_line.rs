@@ -250,3 +250,146 @@ impl Line<'_> {
         u64::try_from(number).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::fd::OwnedFd};
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{DeviceId, Disk, DiskFormat, Pmem, SerialPort, Throttle};
+
+    fn file() -> OwnedFd {
+        File::open("/dev/null").unwrap().into()
+    }
+
+    fn id(name: &str) -> DeviceId {
+        DeviceId::new(name).unwrap()
+    }
+
+    /// Numbers no process would give.
+    fn number(descriptor: Descriptor) -> RawFd {
+        let index = |index: usize| i32::try_from(index).unwrap();
+        match descriptor {
+            Descriptor::Control => 100,
+            Descriptor::Console => 101,
+            Descriptor::Kernel => 102,
+            Descriptor::Initrd => 103,
+            Descriptor::FirmwareCode => 104,
+            Descriptor::FirmwareVariables => 105,
+            Descriptor::Port(i) => 110 + index(i),
+            Descriptor::Disk(i) => 120 + index(i),
+            Descriptor::Pmem(i) => 130 + index(i),
+        }
+    }
+
+    fn line(config: &VmConfig, engine: Engine, lock: bool) -> String {
+        let disks = vec![FileKind::Regular; config.disks.len()];
+        let facts = Facts { engine, lock, disks: &disks, number: &number };
+        let words = arguments(config, &facts).into_iter().map(|word| sorted(&word));
+        words.collect::<Vec<_>>().join(" ").replace(" -", "\n-")
+    }
+
+    /// The same word; if it is JSON, with its keys in order whatever serde_json's features are.
+    fn sorted(word: &str) -> String {
+        fn sort(value: Value) -> Value {
+            match value {
+                Value::Object(map) => {
+                    let mut entries: Vec<_> = map.into_iter().collect();
+                    entries.sort_by(|a, b| a.0.cmp(&b.0));
+                    entries.into_iter().map(|(key, value)| (key, sort(value))).collect()
+                }
+                other => other,
+            }
+        }
+        serde_json::from_str::<Value>(word)
+            .ok()
+            .filter(Value::is_object)
+            .map_or_else(|| word.to_owned(), |value| sort(value).to_string())
+    }
+
+    fn config(boot: Boot) -> VmConfig {
+        let id = Uuid::from_u128(0x1234);
+        VmConfig { name: "test".into(), ..VmConfig::new(id, "/run/x", boot) }
+    }
+
+    #[test]
+    fn a_plain_vm_gets_the_lean_machine() {
+        let mut config = config(Boot::Kernel {
+            kernel: "/k".into(),
+            initrd: Some("/i".into()),
+            cmdline: "quiet".into(),
+        });
+        config.serial_ports = vec![SerialPort {
+            id: id("control"),
+            name: "coracle.control".into(),
+            socket: "/run/x/control.sock".into(),
+        }];
+        assert_eq!(
+            line(&config, Engine::Tcg, false),
+            include_str!("../../tests/golden/plain.args").trim_end()
+        );
+    }
+
+    #[test]
+    fn a_vm_with_everything_gets_all_of_it() {
+        let mut config = config(Boot::Firmware {
+            kernel: "/k".into(),
+            initrd: None,
+            cmdline: "console=ttyS0".into(),
+        });
+        config.vcpus = 4;
+        config.paused = true;
+        config.memory.size = MiB(4096);
+        config.memory.backing = MemoryBacking::Shared;
+        config.memory.prealloc = true;
+        config.memory.reserve = false;
+        config.memory.low_mmio_gap = Some(MiB(1024));
+        config.memory.high_mmio_gap = Some(MiB(65536));
+        config.free_page_reporting = true;
+        config.console = Some("/run/x/console".into());
+        config.graphics = Some("/run/x/vnc".into());
+        config.scsi_controllers = 2;
+        config.hotplug_bridges = 2;
+        config.throttle = Some(Throttle { iops: 500, bytes_per_second: 1 << 20 });
+        config.disks = vec![Disk {
+            id: id("root"),
+            file: file(),
+            format: DiskFormat::Qcow2,
+            read_only: true,
+            controller: 1,
+            lun: 9,
+            serial: "S1".into(),
+        }];
+        config.pmem = vec![Pmem { id: id("pmem0"), file: file(), size: 3 << 30, read_only: true }];
+        config.extra_arguments = vec!["-trace".into(), "nothing".into()];
+        assert_eq!(
+            line(&config, Engine::Kvm, true),
+            include_str!("../../tests/golden/full.args").trim_end()
+        );
+    }
+
+    #[test]
+    fn a_comma_in_the_kernel_command_line_or_a_serial_number_stays_data() {
+        let cmdline = "a=b,c,file=/etc/passwd".to_owned();
+        let mut config = config(Boot::Kernel { kernel: "/k".into(), initrd: None, cmdline });
+        config.disks = vec![Disk {
+            id: id("root"),
+            file: file(),
+            format: DiskFormat::Raw,
+            read_only: false,
+            controller: 0,
+            lun: 0,
+            serial: "x\",\"drive\":\"y".into(),
+        }];
+        let disks = [FileKind::Regular];
+        let facts = Facts { engine: Engine::Tcg, lock: false, disks: &disks, number: &number };
+        let words = arguments(&config, &facts);
+        assert!(words.contains(&"a=b,c,file=/etc/passwd".to_owned()));
+        let device = words.iter().find(|word| word.contains("scsi-hd")).unwrap();
+        let device: Value = serde_json::from_str(device).unwrap();
+        assert_eq!(device["serial"], "x\",\"drive\":\"y");
+        assert_eq!(device["drive"], "root");
+    }
+}

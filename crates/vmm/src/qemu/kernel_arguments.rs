@@ -41,6 +41,8 @@ pub fn kernel_arguments(facts: &KernelFacts) -> String {
         word("quiet");
     }
     word("cryptomgr.notests no_timer_check noreplace-smp random.trust_cpu=on");
+    // Its hot-plug driver for bridges only complains that ACPI's was there first.
+    word("initcall_blacklist=shpcd_init");
     if let (Engine::Tcg, Some(khz)) = (facts.engine, facts.tsc_khz) {
         word(&format!("tsc_early_khz={khz}"));
     }
@@ -101,7 +103,8 @@ mod tests {
         assert_eq!(
             kernel_arguments(&FACTS),
             "8250.nr_uarts=1 console=ttyS0,115200 panic=-1 reboot=t quiet cryptomgr.notests \
-             no_timer_check noreplace-smp random.trust_cpu=on tsc_early_khz=2100000"
+             no_timer_check noreplace-smp random.trust_cpu=on \
+             initcall_blacklist=shpcd_init tsc_early_khz=2100000"
         );
     }
 
