@@ -135,11 +135,6 @@ impl Reaper {
         }
     }
 
-    /// How many processes are watched that have not ended.
-    pub fn watched(&self) -> usize {
-        self.lock().watched.len()
-    }
-
     fn watch(&self, state: &mut State, pid: Pid) -> Child {
         let (sender, exit) = watch::channel(state.unclaimed.remove(&pid));
         if exit.borrow().is_none() {
@@ -198,15 +193,10 @@ impl Child {
     /// # Errors
     /// What `kill` says, except that there is no such process.
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
-        // Under the lock nobody reaps, so the pid is still ours.
-        let state = self.reaper.lock();
-        if !state.watched.contains_key(&self.pid) || self.status().is_some() {
-            return Ok(false);
-        }
-        match kill(self.pid, signal) {
-            Ok(()) => Ok(true),
-            Err(Errno::ESRCH) => Ok(false),
-            Err(error) => Err(error.into()),
+        match self.while_alive(|pid| kill(pid, signal)) {
+            None | Some(Err(Errno::ESRCH)) => Ok(false),
+            Some(Ok(())) => Ok(true),
+            Some(Err(error)) => Err(error.into()),
         }
     }
 
@@ -215,5 +205,79 @@ impl Child {
     pub fn while_alive<T>(&self, act: impl FnOnce(Pid) -> T) -> Option<T> {
         let _state = self.reaper.lock();
         if self.status().is_some() { None } else { Some(act(self.pid)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::wait::waitid;
+    use std::process::{Command, Stdio};
+    use std::sync::LazyLock;
+    use std::time::Duration;
+
+    /// One for all tests of this process, as there is one in a VM: it reaps every child there is.
+    static REAPER: LazyLock<Reaper> = LazyLock::new(Reaper::new);
+
+    fn start(script: &str) -> io::Result<Pid> {
+        let child = Command::new("/bin/sh").args(["-c", script]).stdin(Stdio::null()).spawn()?;
+        Ok(Pid::from_raw(child.id().cast_signed()))
+    }
+
+    /// In place of SIGCHLD, which tests of one process would steal from each other.
+    async fn reaped(child: &Child) -> ExitStatus {
+        loop {
+            REAPER.reap();
+            if let Some(status) = child.status() {
+                assert_eq!(child.wait().await, status);
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_exit_code_is_told_to_every_waiter() {
+        let child = REAPER.spawn(|| start("exit 7")).unwrap();
+        assert_eq!(reaped(&child).await, ExitStatus::Code(7));
+        assert_eq!(child.clone().wait().await.exit_code(), 7);
+    }
+
+    #[tokio::test]
+    async fn death_by_a_signal_is_128_and_its_number() {
+        let child = REAPER.spawn(|| start("kill -TERM $$")).unwrap();
+        let status = reaped(&child).await;
+        assert_eq!((status, status.exit_code()), (ExitStatus::Signal(15), 143));
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ended_before_its_pid_was_known_is_not_lost() {
+        let expectation = REAPER.expect();
+        let pid = start("exit 9").unwrap();
+        // Until it is a zombie, without reaping it.
+        let zombie = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        let seen = waitid(nix::sys::wait::Id::Pid(pid), zombie);
+        assert!(seen.is_ok() || seen == Err(Errno::ECHILD), "{seen:?}");
+        REAPER.reap();
+        let child = expectation.claim(pid);
+        assert_eq!(reaped(&child).await, ExitStatus::Code(9));
+    }
+
+    #[tokio::test]
+    async fn nobodys_child_is_reaped_and_forgotten() {
+        let pid = start("exit 0").unwrap();
+        while kill(pid, None).is_ok() {
+            REAPER.reap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ended_takes_no_signal() {
+        let child = REAPER.spawn(|| start("exec sleep 60")).unwrap();
+        assert!(child.signal(Signal::SIGKILL).unwrap());
+        reaped(&child).await;
+        assert!(!child.signal(Signal::SIGKILL).unwrap());
+        assert!(child.while_alive(|_| ()).is_none());
     }
 }

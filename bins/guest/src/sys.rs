@@ -77,19 +77,14 @@ unsafe fn spawn_prepared(
         check(libc::posix_spawnattr_setsigdefault(attributes, signals.as_ptr()))?;
         libc::sigemptyset(signals.as_mut_ptr());
         check(libc::posix_spawnattr_setsigmask(attributes, signals.as_ptr()))?;
-        let flags = libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK | SPAWN_SETSID;
-        check(libc::posix_spawnattr_setflags(attributes, flags as libc::c_short))?;
+        check(libc::posix_spawnattr_setflags(attributes, SPAWN_FLAGS))?;
 
-        let mut parked = first_free;
-        for &(ours, _) in &program.descriptors {
+        for (parked, &(ours, _)) in (first_free..).zip(&program.descriptors) {
             check(libc::posix_spawn_file_actions_adddup2(actions, ours, parked))?;
-            parked += 1;
         }
-        let mut parked = first_free;
-        for &(_, its) in &program.descriptors {
+        for (parked, &(_, its)) in (first_free..).zip(&program.descriptors) {
             check(libc::posix_spawn_file_actions_adddup2(actions, parked, its))?;
             check(libc::posix_spawn_file_actions_addclose(actions, parked))?;
-            parked += 1;
         }
         if let Some(terminal) = &program.terminal {
             let (path, mode) = (terminal.as_ptr(), libc::O_RDWR);
@@ -116,8 +111,17 @@ unsafe fn spawn_prepared(
     }
 }
 
-/// The flag's type differs from its siblings' in the libc crate.
-const SPAWN_SETSID: libc::c_int = libc::POSIX_SPAWN_SETSID as libc::c_int;
+/// A session of its own, default signal handlers, nothing blocked. The three have different types
+/// in the libc crate, the widest of which all their values fit in a `short`.
+const SPAWN_FLAGS: libc::c_short = {
+    let flags = libc::POSIX_SPAWN_SETSIGDEF
+        | libc::POSIX_SPAWN_SETSIGMASK
+        | libc::POSIX_SPAWN_SETSID as libc::c_int;
+    assert!(flags <= libc::c_short::MAX as libc::c_int);
+    #[allow(clippy::cast_possible_truncation)]
+    let flags = flags as libc::c_short;
+    flags
+};
 
 fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
     let each = strings.iter().map(|string| string.as_ptr().cast_mut());
@@ -248,11 +252,14 @@ pub fn interface_up(socket: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
         let target = request.ifr_name.as_mut_ptr().cast::<u8>();
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
         cvt(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request))?;
-        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
+        request.ifr_ifru.ifru_flags |= INTERFACE_UP;
         cvt(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request))?;
     }
     Ok(())
 }
+
+/// IFF_UP, as wide as the flags of `ifreq` are.
+const INTERFACE_UP: libc::c_short = 1;
 
 /// Opens `path` beneath `root`: symbolic links, `..` and absolute names cannot leave it
 /// (`openat2`, RESOLVE_IN_ROOT).

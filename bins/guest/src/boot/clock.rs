@@ -1,33 +1,28 @@
 //! The VM's wall clock.
 //!
 //! The kernel takes its first idea of the time from the emulated real-time clock, which counts
-//! whole seconds and may be wrong on purpose. The host knows better and says so twice: on the
-//! command line, before boot, and when the bridge negotiates. Before anything else runs the clock
-//! may be set either way; a value from before the boot is only ever a lower bound.
+//! whole seconds and may be wrong on purpose. The host says on the command line what time it was
+//! when it wrote that; as the VM has been running since, the host's time plus the VM's uptime is
+//! the least it can be now. So the clock only ever moves forward, which nothing minds.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use nix::sys::time::{TimeSpec, TimeValLike};
-use nix::time::{ClockId, clock_settime};
+use nix::time::{ClockId, clock_gettime, clock_settime};
 
 /// A difference not worth a jump.
 const TOLERANCE: Duration = Duration::from_millis(20);
 
-/// Moves the clock forward to `time`, if it is behind; a clock that is ahead has only kept
-/// ticking while the VM booted.
-pub fn advance_to(time: SystemTime) -> Result<()> {
-    if time.duration_since(SystemTime::now()).is_ok_and(|behind| behind > TOLERANCE) {
-        set(time)?;
+/// Moves the clock forward if it is behind `written`, the host's time before the boot, plus the
+/// time since.
+pub fn catch_up(written: SystemTime) -> Result<()> {
+    let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).context("reading the uptime")?;
+    let least = written + Duration::from(uptime);
+    if least.duration_since(SystemTime::now()).is_ok_and(|behind| behind > TOLERANCE) {
+        set(least)?;
     }
     Ok(())
-}
-
-/// Sets the clock to what the host says now.
-pub fn adjust_to(time: SystemTime) -> Result<()> {
-    let now = SystemTime::now();
-    let off = time.duration_since(now).or_else(|_| now.duration_since(time)).unwrap_or_default();
-    if off > TOLERANCE { set(time) } else { Ok(()) }
 }
 
 fn set(time: SystemTime) -> Result<()> {

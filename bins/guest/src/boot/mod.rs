@@ -92,7 +92,7 @@ fn prepare(log: &Log) -> Result<(BootParameters, Option<Modules>)> {
     attempt("the loopback interface", network::loopback_up);
     attempt("the limit of open files", || Ok(setrlimit(Resource::RLIMIT_NOFILE, FILES, FILES)?));
     if let Some(time) = parameters.clock {
-        attempt("the clock", || clock::advance_to(time));
+        attempt("the clock", || clock::catch_up(time));
     }
     let name = parameters.hostname.clone().unwrap_or_else(|| "coracle".to_owned());
     attempt("the host name", || Ok(sethostname(name)?));

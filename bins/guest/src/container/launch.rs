@@ -216,9 +216,9 @@ fn memory_file(name: &str) -> io::Result<File> {
     Ok(File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?))
 }
 
-/// One line of a log behind an error text, when there is one: the last is nearest to the cause.
+/// The first line of a log behind an error text: it was written nearest to the cause.
 fn cause(log: &str) -> String {
-    if log.is_empty() { String::new() } else { format!(" ({})", log.replace('\n', "; ")) }
+    log.lines().next().map(|line| format!(" ({line})")).unwrap_or_default()
 }
 
 /// The hint for a failure that people know by a shell's exit code.

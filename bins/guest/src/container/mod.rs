@@ -21,7 +21,7 @@ pub mod launch;
 pub mod request;
 mod spec;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -39,9 +39,22 @@ pub use spec::{is_valid_id, own_namespaces};
 /// Where libcontainer keeps its state of each container.
 const STATE: &str = "/run/gcs/runtime";
 
+/// Where the folders of containers are.
+const BUNDLES: &str = "/run/gcs/c";
+
 /// The folder of a container: its `config.json`, and its root when the host puts it there.
 pub fn bundle(id: &str) -> PathBuf {
-    Path::new("/run/gcs/c").join(id)
+    Path::new(BUNDLES).join(id)
+}
+
+/// Removes the folder of a container that is deleted, once its root, which was in it, is gone.
+pub fn forget_bundle_of(root: &Path) {
+    if let Some(bundle) = root.parent()
+        && bundle.parent() == Some(Path::new(BUNDLES))
+    {
+        // Not empty as long as the container is not deleted, which will remove it then.
+        drop(fs::remove_dir(bundle));
+    }
 }
 
 /// The folder of libcontainer's state of one container.

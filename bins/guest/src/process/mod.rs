@@ -1,5 +1,6 @@
 //! Processes: how they are started and what their streams are connected to.
 
+pub mod drain;
 pub mod program;
 pub mod streams;
 pub mod terminal;

@@ -22,10 +22,9 @@ use libcontainer::oci_spec::runtime::{
     LinuxNamespaceType, LinuxSeccomp, Process as OciProcess, Spec,
 };
 use nix::sys::signal::Signal;
-use tokio::net::unix::pipe;
 
-use super::errors::{self, failed};
-use super::{Agent, Process};
+use super::errors;
+use super::{Agent, Process, started};
 use crate::container::request::{Create, Exec, Request};
 use crate::container::{self, is_valid_id, own_namespaces};
 use crate::process::streams::{self, AgentEnds, Wanted};
@@ -91,7 +90,7 @@ impl Agent {
         };
         let terminal = launched.terminal.map(Terminal::from_master).transpose()?;
         if let (Some(terminal), Some(size)) = (&terminal, process.console_size()) {
-            resize(terminal, size.width(), size.height());
+            started::resize(terminal, size.width(), size.height());
         }
         let pid = self.remember(&init, terminal.clone());
         let container = Container {
@@ -107,7 +106,7 @@ impl Agent {
             streams: Mutex::new(Some(streams)),
         };
         self.containers().insert(id.to_owned(), Arc::new(container));
-        Ok(Created { pid, exit: exit_of(init) })
+        Ok(Created { pid, exit: started::exit_of(init) })
     }
 
     pub(super) async fn start(
@@ -129,14 +128,12 @@ impl Agent {
         if let (Some(terminal), Some((height, width))) =
             (&container.terminal, parameters.console_size)
         {
-            resize(terminal, u64::from(width), u64::from(height));
+            started::resize(terminal, u64::from(width), u64::from(height));
         }
-        let ends = match &container.terminal {
-            Some(terminal) => Ends::of_terminal(terminal, parameters),
-            None => Ends::of_pipes(streams, parameters),
-        };
-        let pid = container.init.pid().as_raw().cast_unsigned();
-        Ok(ends.started(pid, container.init.clone()))
+        Ok(match &container.terminal {
+            Some(terminal) => started::on_terminal(&container.init, terminal, parameters),
+            None => started::on_pipes(&container.init, streams, parameters),
+        })
     }
 
     pub(super) async fn exec_in_container(
@@ -159,7 +156,7 @@ impl Agent {
             parameters.console_size.map(|(height, width)| (u64::from(width), u64::from(height)));
         let size = size.or(process.console_size().map(|size| (size.width(), size.height())));
         let terminal = process.terminal().unwrap_or(false);
-        let (workload, streams) = streams::make(wanted(parameters, terminal))?;
+        let (workload, streams) = streams::make(started::wanted(parameters, terminal))?;
         let request = Request::Exec(Box::new(Exec {
             process,
             init: container.process.clone(),
@@ -175,14 +172,13 @@ impl Agent {
         let child = launched.process.ok_or_else(|| ServiceError::failed("there is no process"))?;
         let terminal = launched.terminal.map(Terminal::from_master).transpose()?;
         if let (Some(terminal), Some((width, height))) = (&terminal, size) {
-            resize(terminal, width, height);
+            started::resize(terminal, width, height);
         }
-        let pid = self.remember(&child, terminal.clone());
-        let ends = match &terminal {
-            Some(terminal) => Ends::of_terminal(terminal, parameters),
-            None => Ends::of_pipes(streams, parameters),
-        };
-        Ok(ends.started(pid, child))
+        self.remember(&child, terminal.clone());
+        Ok(match &terminal {
+            Some(terminal) => started::on_terminal(&child, terminal, parameters),
+            None => started::on_pipes(&child, streams, parameters),
+        })
     }
 
     pub(super) fn stop_container(&self, id: &str, stop: Stop) -> Result<(), ServiceError> {
@@ -254,88 +250,6 @@ fn notify_start(id: &str) -> Result<(), ServiceError> {
     // Nobody will connect again.
     drop(fs::remove_file(path));
     Ok(())
-}
-
-/// The agent's ends of a process's streams, as far as the host wants them.
-pub(super) struct Ends {
-    started: Started,
-}
-
-impl Ends {
-    pub(super) fn of_terminal(terminal: &Terminal, parameters: &ProcessParameters) -> Self {
-        let stdout: Box<terminal::Output> = Box::new(terminal.output());
-        let mut ends = Self::none();
-        if parameters.create_std_in_pipe {
-            ends.started.stdin = Some(Box::new(terminal.input()));
-        }
-        if parameters.create_std_out_pipe {
-            ends.started.stdout = Some(stdout);
-        } else {
-            discard(*stdout);
-        }
-        ends
-    }
-
-    pub(super) fn of_pipes(streams: AgentEnds, parameters: &ProcessParameters) -> Self {
-        let mut ends = Self::none();
-        if parameters.create_std_in_pipe {
-            ends.started.stdin = streams.stdin.map(|stdin| Box::new(stdin) as _);
-        }
-        ends.started.stdout = keep_or_discard(streams.stdout, parameters.create_std_out_pipe);
-        ends.started.stderr = keep_or_discard(streams.stderr, parameters.create_std_err_pipe);
-        ends
-    }
-
-    pub(super) fn started(self, pid: u32, child: Child) -> Started {
-        Started { pid, exit: exit_of(child), ..self.started }
-    }
-
-    fn none() -> Self {
-        let exit = Box::pin(std::future::ready(0));
-        Self { started: Started { pid: 0, stdin: None, stdout: None, stderr: None, exit } }
-    }
-}
-
-use crate::process::terminal;
-
-fn keep_or_discard(
-    stream: Option<pipe::Receiver>,
-    keep: bool,
-) -> Option<Box<dyn tokio::io::AsyncRead + Send + Unpin>> {
-    let stream = stream?;
-    if keep {
-        return Some(Box::new(stream));
-    }
-    discard(stream);
-    None
-}
-
-/// Reads a stream nobody wants to its end.
-fn discard(mut stream: impl tokio::io::AsyncRead + Send + Unpin + 'static) {
-    // Ends when the last process that holds the other end does.
-    tokio::spawn(async move { drop(tokio::io::copy(&mut stream, &mut tokio::io::sink()).await) });
-}
-
-pub(super) fn wanted(parameters: &ProcessParameters, terminal: bool) -> Wanted {
-    Wanted {
-        stdin: parameters.create_std_in_pipe && !terminal,
-        stdout: parameters.create_std_out_pipe && !terminal,
-        stderr: parameters.create_std_err_pipe && !terminal,
-    }
-}
-
-pub(super) fn resize(terminal: &Terminal, width: u64, height: u64) {
-    let cut = |size: u64| u16::try_from(size).unwrap_or(u16::MAX);
-    if let Err(error) = terminal.resize(cut(width), cut(height)) {
-        tracing::warn!(
-            error = &failed(&error) as &dyn std::error::Error,
-            "a terminal keeps its size"
-        );
-    }
-}
-
-fn exit_of(child: Child) -> coracle_bridge::server::ExitFuture {
-    Box::pin(async move { child.wait().await.exit_code() })
 }
 
 impl Container {

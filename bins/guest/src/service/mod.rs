@@ -11,6 +11,7 @@ pub mod errors;
 mod modify;
 mod processes;
 mod properties;
+mod started;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

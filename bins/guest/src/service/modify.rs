@@ -9,6 +9,7 @@ use coracle_bridge::server::ServiceError;
 
 use super::Agent;
 use super::errors::failed;
+use crate::container;
 use crate::storage::disk::{self, APPEAR_TIMEOUT, DiskAddress};
 use crate::storage::mount::{Mounter, unmount};
 use crate::storage::{overlay, pmem};
@@ -33,7 +34,11 @@ fn apply(mounter: &Mounter, verb: Verb, resource: Resource) -> Result<(), Servic
         (Resource::VpmemDevice(device), Verb::Add) => add_pmem(mounter, &device),
         (Resource::VpmemDevice(device), Verb::Remove) => remove(&device.mount_path),
         (Resource::CombinedLayers(layers), Verb::Add) => combine(mounter, &layers),
-        (Resource::CombinedLayers(layers), Verb::Remove) => remove(&layers.container_root_path),
+        (Resource::CombinedLayers(layers), Verb::Remove) => {
+            remove(&layers.container_root_path)?;
+            container::forget_bundle_of(Path::new(&layers.container_root_path));
+            Ok(())
+        }
         (resource, Verb::Add | Verb::Remove | Verb::PreAdd | Verb::Update) => {
             let kind = resource.resource_type();
             let text = format!("this guest does not support {} of {kind}", name(verb));

@@ -10,8 +10,7 @@ use coracle_bridge::hresult::Hresult;
 use coracle_bridge::message::ProcessParameters;
 use coracle_bridge::server::{ServiceError, Started};
 
-use super::containers::{Ends, resize, wanted};
-use super::{Agent, Process, errors};
+use super::{Agent, Process, errors, started};
 use crate::process::program::{Attachment, Command};
 use crate::process::streams;
 use crate::process::terminal::Terminal;
@@ -32,19 +31,19 @@ impl Agent {
         if parameters.emulate_console {
             let (terminal, path) = Terminal::open()?;
             if let Some((height, width)) = parameters.console_size {
-                resize(&terminal, u64::from(width), u64::from(height));
+                started::resize(&terminal, u64::from(width), u64::from(height));
             }
             let attachment = Attachment::Terminal(&path);
             let child = command.spawn(self.reaper(), &attachment).map_err(failed)?;
-            let pid = self.remember(&child, Some(terminal.clone()));
-            return Ok(Ends::of_terminal(&terminal, parameters).started(pid, child));
+            self.remember(&child, Some(terminal.clone()));
+            return Ok(started::on_terminal(&child, &terminal, parameters));
         }
-        let (workload, ends) = streams::make(wanted(parameters, false))?;
+        let (workload, ends) = streams::make(started::wanted(parameters, false))?;
         let [stdin, stdout, stderr] = &workload.descriptors;
         let attachment = Attachment::Descriptors([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
         let child = command.spawn(self.reaper(), &attachment).map_err(failed)?;
-        let pid = self.remember(&child, None);
-        Ok(Ends::of_pipes(ends, parameters).started(pid, child))
+        self.remember(&child, None);
+        Ok(started::on_pipes(&child, ends, parameters))
     }
 
     pub(super) fn signal_process(&self, pid: u32, signal: i32) -> Result<(), ServiceError> {
