@@ -21,6 +21,8 @@ pub(super) struct Setup {
     pub(super) ports: BTreeMap<String, RawFd>,
     pub(super) guest: Option<Program>,
     pub(super) paused: bool,
+    /// Commands until the connection breaks, once; 0 is never reached.
+    pub(super) hang_up: u64,
 }
 
 /// Options the fake knows and has no use for, each with a value.
@@ -49,7 +51,7 @@ pub(super) fn parse(words: impl Iterator<Item = String>) -> Result<Setup, String
     let mut model = Model::default();
     let mut sockets = BTreeMap::new();
     let mut ports = BTreeMap::new();
-    let (mut guest, mut paused) = (None, false);
+    let (mut guest, mut paused, mut hang_up) = (None, false, 0);
     while let Some(option) = words.next() {
         if ["-nodefaults", "-no-user-config"].contains(&option.as_str()) {
             continue;
@@ -84,12 +86,15 @@ pub(super) fn parse(words: impl Iterator<Item = String>) -> Result<Setup, String
                     serde_json::from_str(&value).map_err(|error| error.to_string())?;
                 guest = Some(words.into_iter().map(Into::into).collect());
             }
+            "-fake-hang-up" => {
+                hang_up = value.parse().map_err(|_| format!("-fake-hang-up {value}"))?;
+            }
             "-fake-interrupt" => model.interrupt = Some(interrupt(&value)?),
             unknown => return Err(format!("{unknown}: invalid option")),
         }
     }
     let control = *sockets.get("vm.qmp").ok_or("no control socket")?;
-    Ok(Setup { model, control, ports, guest, paused })
+    Ok(Setup { model, control, ports, guest, paused, hang_up })
 }
 
 fn chardev(

@@ -60,6 +60,12 @@ impl FakeVmm {
         self.with_argument("-fake-interrupt", format!("{at}:{how}"))
     }
 
+    /// Breaks the control connection, once, after this many commands.
+    #[must_use]
+    pub fn hang_up_after(self, commands: u64) -> Self {
+        self.with_argument("-fake-hang-up", commands.to_string())
+    }
+
     /// Interrupts effects on our side of the control socket.
     #[must_use]
     pub fn with_effects(self, effects: Effects) -> Self {

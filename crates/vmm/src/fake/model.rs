@@ -363,3 +363,115 @@ impl Model {
 fn take(from: &mut BTreeSet<String>, name: &str, what: &str, why: &str) -> Result<Value, Refusal> {
     if from.remove(name) { Ok(json!({})) } else { refuse(format!("{what} '{name}' {why}")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn run(model: &mut Model, name: &str, arguments: Value) -> Result<Value, Refusal> {
+        model.execute(name, &arguments, true).0
+    }
+
+    fn machine() -> Model {
+        let mut model = Model::default();
+        model.device_add(&json!({"driver": "virtio-scsi-pci", "id": "vm.scsi0"})).unwrap();
+        model
+    }
+
+    fn node(set: u64) -> Value {
+        json!({"driver": "raw", "node-name": "d",
+            "file": {"driver": "file", "filename": format!("/dev/fdset/{set}")}})
+    }
+
+    fn disk(lun: u64) -> Value {
+        json!({"driver": "scsi-hd", "id": "d", "bus": "vm.scsi0.0", "lun": lun, "drive": "d"})
+    }
+
+    #[test]
+    fn a_set_is_only_marked_while_the_vm_stands_still() {
+        let mut model = machine();
+        let set = run(&mut model, "add-fd", json!({"opaque": "d"})).unwrap()["fdset-id"].clone();
+        run(&mut model, "remove-fd", json!({"fdset-id": set})).unwrap();
+        let sets = run(&mut model, "query-fdsets", json!({})).unwrap();
+        assert_eq!(sets.as_array().unwrap().len(), 1);
+        run(&mut model, "cont", json!({})).unwrap();
+        run(&mut model, "remove-fd", json!({"fdset-id": set})).unwrap();
+        assert_eq!(run(&mut model, "query-fdsets", json!({})).unwrap(), json!([]));
+    }
+
+    #[test]
+    fn a_node_in_use_cannot_be_deleted() {
+        let mut model = machine();
+        run(&mut model, "add-fd", json!({})).unwrap();
+        run(&mut model, "blockdev-add", node(0)).unwrap();
+        run(&mut model, "device_add", disk(0)).unwrap();
+        let refusal = run(&mut model, "blockdev-del", json!({"node-name": "d"})).unwrap_err();
+        assert_eq!(refusal.desc, "Node d is in use");
+        run(&mut model, "device_del", json!({"id": "d"})).unwrap();
+        assert_eq!(model.take_events()[0].0, "DEVICE_DELETED");
+        run(&mut model, "blockdev-del", json!({"node-name": "d"})).unwrap();
+    }
+
+    #[test]
+    fn the_chosen_effect_is_interrupted_and_no_other() {
+        let mut model = machine();
+        model.interrupt = Some(Interrupt { left: 2, how: Interruption::Fail });
+        run(&mut model, "query-status", json!({})).unwrap();
+        run(&mut model, "cont", json!({})).unwrap();
+        assert_eq!(run(&mut model, "stop", json!({})).unwrap_err().desc, "injected failure");
+        assert_eq!(model.state, RunState::Running, "nothing happened");
+        run(&mut model, "stop", json!({})).unwrap();
+    }
+
+    #[derive(Debug, Clone)]
+    enum Verb {
+        AddFd,
+        RemoveFd(u64),
+        Node(u64),
+        DeleteNode,
+        Plug(u64),
+        Unplug,
+        Cont,
+        Stop,
+    }
+
+    fn verb() -> impl Strategy<Value = Verb> {
+        prop_oneof![
+            Just(Verb::AddFd),
+            (0..3_u64).prop_map(Verb::RemoveFd),
+            (0..3_u64).prop_map(Verb::Node),
+            Just(Verb::DeleteNode),
+            (0..3_u64).prop_map(Verb::Plug),
+            Just(Verb::Unplug),
+            Just(Verb::Cont),
+            Just(Verb::Stop),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_disk_always_has_a_node_and_a_node_a_set(verbs in proptest::collection::vec(verb(), 0..60)) {
+            let mut model = machine();
+            for verb in verbs {
+                let (name, arguments) = match verb {
+                    Verb::AddFd => ("add-fd", json!({"opaque": "d"})),
+                    Verb::RemoveFd(set) => ("remove-fd", json!({"fdset-id": set})),
+                    Verb::Node(set) => ("blockdev-add", node(set)),
+                    Verb::DeleteNode => ("blockdev-del", json!({"node-name": "d"})),
+                    Verb::Plug(lun) => ("device_add", disk(lun)),
+                    Verb::Unplug => ("device_del", json!({"id": "d"})),
+                    Verb::Cont => ("cont", json!({})),
+                    Verb::Stop => ("stop", json!({})),
+                };
+                // Refusals are part of the game.
+                let _ = run(&mut model, name, arguments);
+                prop_assert!(!model.devices.contains_key("d") || model.nodes.contains_key("d"));
+                for set in model.nodes.values() {
+                    prop_assert!(model.sets.iter().any(|known| known.id == *set));
+                }
+            }
+        }
+    }
+}

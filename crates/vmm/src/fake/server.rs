@@ -60,6 +60,13 @@ pub(super) async fn serve(mut setup: Setup) -> io::Result<()> {
                 }
                 send(&mut client, &answer).await;
                 tell(&mut client, &mut setup.model).await;
+                setup.hang_up = match setup.hang_up {
+                    1 => {
+                        client = None;
+                        0
+                    }
+                    left => left.saturating_sub(1),
+                };
                 if action == Action::Quit {
                     return Ok(());
                 }

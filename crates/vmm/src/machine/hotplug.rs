@@ -327,11 +327,13 @@ impl Bench<'_> {
     async fn attempt<C: Command>(&self, command: C) -> Result<bool, VmmError> {
         match self.client.run(command).await {
             Ok(_) => Ok(true),
-            Err(QmpError::Refused { desc, class }) if !desc.contains("in use") => {
-                tracing::trace!(step = C::NAME, class, desc, "nothing to remove");
-                Ok(false)
-            }
+            Err(QmpError::Refused { desc, .. }) if is_absent(&desc) => Ok(false),
             Err(error) => Err(self.shared.failure(C::NAME, error)),
         }
     }
+}
+
+/// Whether QEMU says that what it should remove is not there; only its words tell.
+fn is_absent(desc: &str) -> bool {
+    desc.starts_with("Failed to find") || desc.ends_with("not found")
 }

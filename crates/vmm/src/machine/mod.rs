@@ -183,7 +183,7 @@ impl Shared {
         tokio::select! {
             biased;
             _ = exit.wait_for(Option::is_some) => Err(VmmError::Gone),
-            client = control.wait_for(Option::is_some) => {
+            client = control.wait_for(|client| client.as_ref().is_some_and(|c| !c.is_closed())) => {
                 client.ok().and_then(|client| client.clone()).ok_or(VmmError::Gone)
             }
         }

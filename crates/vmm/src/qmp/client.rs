@@ -94,6 +94,11 @@ impl Client {
         self.send(command, Some(descriptor)).await
     }
 
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.requests.is_closed()
+    }
+
     /// Events from now on; the receiver sees [`broadcast::error::RecvError::Closed`] when the
     /// connection ends.
     pub fn events(&self) -> broadcast::Receiver<Event> {
@@ -124,13 +129,24 @@ impl Client {
     }
 }
 
+/// Who waits for an answer, by the id of the request.
+type Waiting = HashMap<u64, oneshot::Sender<Result<Value, QmpError>>>;
+
 /// Carries one connection until it ends; what still waits for an answer then is told so.
-async fn serve(
+async fn serve(wire: Wire, mut inbox: mpsc::Receiver<Request>, events: broadcast::Sender<Event>) {
+    let mut waiting = Waiting::new();
+    carry(wire, &mut inbox, &events, &mut waiting).await;
+    // In this order: whoever hears of the end finds the client closed.
+    inbox.close();
+    drop(waiting);
+}
+
+async fn carry(
     mut wire: Wire,
-    mut inbox: mpsc::Receiver<Request>,
-    events: broadcast::Sender<Event>,
+    inbox: &mut mpsc::Receiver<Request>,
+    events: &broadcast::Sender<Event>,
+    waiting: &mut Waiting,
 ) {
-    let mut waiting: HashMap<u64, oneshot::Sender<Result<Value, QmpError>>> = HashMap::new();
     let mut next = 0_u64;
     loop {
         tokio::select! {
