@@ -5,8 +5,8 @@ use std::io::{self, Read};
 use std::rc::Rc;
 
 use crate::compression::Decoder;
-use crate::erofs::{Content, ErofsError, Writer};
-use crate::plan::{Plan, PlanError};
+use crate::erofs::{Content, ErofsError, Tree, Writer};
+use crate::plan::{Plan, PlanError, Whiteouts};
 use crate::progress::{Cancelled, Progress, step};
 use crate::tar::{Entry, Reader, Segment, TarError};
 
@@ -84,6 +84,20 @@ pub(crate) fn unpack(
     drain(&mut raw, &mut buffer, at)?;
     step(progress, count.take())?;
     Ok(())
+}
+
+/// The tree that a plain tar would become, without its contents: nothing but `raw` is touched.
+/// What a fuzzer of tars calls.
+///
+/// # Errors
+/// [`UnpackError::Tar`], [`UnpackError::Plan`].
+pub fn rehearse(raw: &mut dyn Read, whiteouts: Whiteouts) -> Result<Tree, UnpackError> {
+    let mut plan = Plan::new(whiteouts);
+    let mut tar = Reader::new(raw);
+    while let Some(entry) = tar.next_entry()? {
+        plan.place(entry)?;
+    }
+    Ok(plan.into_tree())
 }
 
 /// Places the entry, and gives up the blocks of what it replaced.

@@ -121,9 +121,9 @@ fn extended_attributes_of_every_size_are_kept() {
             [("file", "user.test"), ("dir", "user.test"), ("link", "trusted.long")]
         {
             let one = &seen[Path::new(&format!("{prefix}{i}"))];
-            assert_eq!(one.xattrs[attribute.as_bytes()].len(), len, "{prefix}{i}");
-            assert_eq!(one.xattrs[b"trusted.t".as_slice()], b"x");
-            assert_eq!(one.xattrs[b"security.capability".as_slice()].len(), 20);
+            assert_eq!(one.xattrs[attribute].0.len(), len, "{prefix}{i}");
+            assert_eq!(one.xattrs["trusted.t"].0, b"x");
+            assert_eq!(one.xattrs["security.capability"].0.len(), 20);
         }
         assert_eq!(seen[Path::new(&format!("link{i}"))].kind, "-> target");
         let content = fs::read(mount.path().join(format!("file{i}"))).unwrap();

@@ -169,6 +169,12 @@ impl Node {
         Self { metadata, kind, names: 0 }
     }
 
+    /// How many directory entries name it.
+    #[must_use]
+    pub fn names(&self) -> u32 {
+        self.names
+    }
+
     /// Checks that erofs has a place for everything about the node, so that an error can name
     /// the file it is about; [`Writer::finish`](super::Writer::finish) would find it too late.
     ///

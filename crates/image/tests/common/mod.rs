@@ -53,6 +53,16 @@ pub fn fsck(image: &Path) {
     );
 }
 
+/// An attribute's value, shown by length and checksum: some are large.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Value(pub Vec<u8>);
+
+impl std::fmt::Debug for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes {:08x}", self.0.len(), crc32c::crc32c(&self.0))
+    }
+}
+
 /// All there is to know about one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -61,7 +71,7 @@ pub struct Seen {
     pub owner: (u32, u32),
     pub mtime: (i64, i64),
     pub links: u64,
-    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub xattrs: BTreeMap<String, Value>,
     /// The first name of the same file, when it has several.
     pub same_as: Option<PathBuf>,
 }
@@ -113,7 +123,7 @@ pub fn survey(root: &Path) -> BTreeMap<PathBuf, Seen> {
     all
 }
 
-fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+fn xattrs(path: &Path) -> BTreeMap<String, Value> {
     let mut names = vec![0_u8; 1 << 16];
     let len = rustix::fs::llistxattr(path, &mut names[..]).unwrap();
     names[..len]
@@ -124,7 +134,61 @@ fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
             let name_str = std::ffi::OsStr::from_bytes(name);
             let len = rustix::fs::lgetxattr(path, name_str, &mut value[..]).unwrap();
             value.truncate(len);
-            (name.to_vec(), value)
+            (String::from_utf8_lossy(name).into_owned(), Value(value))
         })
         .collect()
+}
+
+/// The example program, for what needs another process or another user.
+pub fn prepare_program() -> PathBuf {
+    let build = ["build", "--quiet", "--package", "coracle-image", "--example", "prepare"];
+    let status = Command::new(env!("CARGO")).args(build).status().unwrap();
+    assert!(status.success(), "cannot build the example");
+    let own = std::env::current_exe().unwrap();
+    own.parent().unwrap().parent().unwrap().join("examples/prepare")
+}
+
+/// A tar in memory, put together entry by entry.
+#[derive(Debug, Default)]
+pub struct Tar(Vec<u8>);
+
+impl Tar {
+    pub fn entry(mut self, kind: u8, path: &str, link: &str, data: &[u8]) -> Self {
+        let mut header = tar::Header::new_gnu();
+        header.as_gnu_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.as_gnu_mut().unwrap().linkname[..link.len()].copy_from_slice(link.as_bytes());
+        header.set_entry_type(tar::EntryType::new(kind));
+        header.set_size(data.len() as u64);
+        header.set_mode(if kind == b'5' { 0o755 } else { 0o644 });
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_000_000_000);
+        header.set_cksum();
+        self.0.extend_from_slice(header.as_bytes());
+        self.0.extend_from_slice(data);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
+    }
+
+    pub fn file(self, path: &str, data: &[u8]) -> Self {
+        self.entry(b'0', path, "", data)
+    }
+
+    pub fn dir(self, path: &str) -> Self {
+        self.entry(b'5', path, "", b"")
+    }
+
+    pub fn symlink(self, path: &str, target: &str) -> Self {
+        self.entry(b'2', path, target, b"")
+    }
+
+    pub fn end(mut self) -> Vec<u8> {
+        self.0.resize(self.0.len() + 1024, 0);
+        self.0
+    }
+}
+
+/// Everything below a folder, with its content: to see that nothing changed, or nothing is left.
+pub fn listing(root: &Path) -> Vec<String> {
+    survey(root).into_iter().map(|(path, seen)| format!("{path:?} {}", seen.kind)).collect()
 }
