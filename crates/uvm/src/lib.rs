@@ -44,6 +44,8 @@ pub mod modify;
 pub mod options;
 pub mod output;
 pub mod schema;
+#[cfg(test)]
+mod seed_table;
 mod state;
 mod stats;
 pub mod timeline;

@@ -363,12 +363,24 @@ async fn the_timeline_has_every_stage_in_order() {
 }
 
 #[tokio::test]
-async fn statistics_that_failed_once_are_read_anew() {
+async fn statistics_are_read_from_the_monitor() {
     let rig = Rig::new(Guest::default());
     let vm = rig.started().await;
     let stats = vm.stats().await.unwrap();
     assert_eq!(stats.processor.total_runtime_ns, 3_000_000);
     assert_eq!(stats.memory.working_set_bytes, 7 << 20);
     assert_eq!(stats.memory.vm_memory.assigned_memory, 1024 * 256);
+    vm.close().await.unwrap();
+}
+
+/// The seed keeps the failure of its first look for ever.
+#[tokio::test]
+async fn statistics_that_failed_once_are_read_anew() {
+    let rig = Rig::new(Guest::default());
+    let vm = rig.started().await;
+    rig.vmm.fail("stats");
+    assert!(matches!(vm.stats().await, Err(UvmError::Stats { .. })));
+    rig.vmm.mend("stats");
+    vm.stats().await.unwrap();
     vm.close().await.unwrap();
 }

@@ -18,12 +18,14 @@ use super::guest::{self, Guest};
 /// What a machine was asked, in order.
 pub type Log = Arc<Mutex<Vec<&'static str>>>;
 
+/// Effects that fail.
+type Fails = Arc<Mutex<Vec<&'static str>>>;
+
 /// Makes one machine after the other, all with the same guest.
 pub struct ScriptedVmm {
     guest: Guest,
     pub log: Log,
-    /// Effects that fail.
-    pub fails: Mutex<Vec<&'static str>>,
+    fails: Fails,
     pub config: Mutex<Option<Launched>>,
     state: Mutex<Option<watch::Sender<Option<ExitReason>>>>,
 }
@@ -41,7 +43,7 @@ impl ScriptedVmm {
         Self {
             guest,
             log: Log::default(),
-            fails: Mutex::default(),
+            fails: Fails::default(),
             config: Mutex::default(),
             state: Mutex::default(),
         }
@@ -49,6 +51,10 @@ impl ScriptedVmm {
 
     pub fn fail(&self, effect: &'static str) {
         self.fails.lock().unwrap().push(effect);
+    }
+
+    pub fn mend(&self, effect: &'static str) {
+        self.fails.lock().unwrap().retain(|fails| *fails != effect);
     }
 
     /// The machine ends by itself.
@@ -97,7 +103,7 @@ impl Vmm for ScriptedVmm {
             channel: Mutex::new(Some(GuestChannel::open(control, streams))),
             guest: self.guest.clone(),
             task: Mutex::default(),
-            fails: self.fails.lock().unwrap().clone(),
+            fails: self.fails.clone(),
             log: self.log.clone(),
             exit: state,
         }))
@@ -129,7 +135,7 @@ struct Machine {
     channel: Mutex<Option<GuestChannel>>,
     guest: Guest,
     task: Mutex<Option<JoinHandle<()>>>,
-    fails: Vec<&'static str>,
+    fails: Fails,
     log: Log,
     exit: watch::Sender<Option<ExitReason>>,
 }
@@ -137,7 +143,11 @@ struct Machine {
 impl Machine {
     fn effect(&self, name: &'static str) -> Result<(), VmmError> {
         self.log.lock().unwrap().push(name);
-        if self.fails.contains(&name) { Err(VmmError::Injected { name }) } else { Ok(()) }
+        if self.fails.lock().unwrap().contains(&name) {
+            Err(VmmError::Injected { name })
+        } else {
+            Ok(())
+        }
     }
 }
 
