@@ -39,6 +39,8 @@ on_every_monitor! {
     an_id_that_is_taken_is_refused
     a_place_that_is_taken_is_refused_and_nothing_stays
     a_controller_that_does_not_exist_is_refused
+    of_two_who_plug_the_same_id_at_once_one_succeeds
+    a_caller_that_goes_away_leaves_a_plug_whole_or_undone
     an_unknown_device_cannot_be_unplugged
     a_bridge_holds_32_devices
     an_unplug_without_a_guest_times_out_and_can_be_repeated
@@ -157,6 +159,52 @@ async fn a_controller_that_does_not_exist_is_refused(bench: Bench) {
     let plugged = vm.plug(disk(lost)).await;
     assert!(matches!(&plugged, Err(VmmError::NoSuchPlace { .. })), "{plugged:?}");
     vm.kill().await.unwrap();
+}
+
+async fn of_two_who_plug_the_same_id_at_once_one_succeeds(bench: Bench) {
+    let vm = bench.launch().await;
+    for _ in 0..10 {
+        let (one, two) = (disk(bench.disk("twin", 0)), disk(bench.disk("twin", 1)));
+        let (one, two) = tokio::join!(vm.plug(one), vm.plug(two));
+        let loser = match (one, two) {
+            (Ok(_), Err(loser)) | (Err(loser), Ok(_)) => loser,
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(&loser, VmmError::DeviceExists { .. }), "{loser:?}");
+        vm.unplug(&id("twin"), SOON).await.unwrap();
+    }
+    vm.kill().await.unwrap();
+}
+
+async fn a_caller_that_goes_away_leaves_a_plug_whole_or_undone(bench: Bench) {
+    let vm = bench.launch().await;
+    for micros in [0, 50, 200, 1000, 5000] {
+        let plug = vm.plug(disk(bench.disk("data", 0)));
+        let _ = timeout(Duration::from_micros(micros), plug).await;
+        // The change goes on by itself; a later one of the same id waits for nothing, so it may
+        // meet it half-way and is repeated.
+        let unplugged = timeout(SOON, async {
+            while vm.unplug(&id("data"), SOON).await.is_err() {
+                if vm.plug(disk(bench.disk("data", 0))).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        });
+        unplugged.await.unwrap();
+        // Nothing of either attempt is in the way.
+        eventually_plugs(&*vm, &bench).await;
+    }
+    vm.kill().await.unwrap();
+}
+
+async fn eventually_plugs(vm: &dyn Vm, bench: &Bench) {
+    let plugged = timeout(SOON, async {
+        while vm.plug(disk(bench.disk("data", 0))).await.is_err() {
+            let _ = vm.unplug(&id("data"), SOON).await;
+        }
+    });
+    plugged.await.unwrap();
+    vm.unplug(&id("data"), SOON).await.unwrap();
 }
 
 async fn an_unknown_device_cannot_be_unplugged(bench: Bench) {

@@ -1,6 +1,6 @@
 //! The serving end of a control socket: lines in with the descriptors sent along, lines out.
 
-use std::{io, mem::MaybeUninit, os::fd::OwnedFd};
+use std::{collections::VecDeque, io, mem::MaybeUninit, os::fd::OwnedFd};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::Value;
@@ -14,21 +14,21 @@ use tokio::{
 pub(super) struct Connection {
     stream: UnixStream,
     buffer: Vec<u8>,
-    descriptors: Vec<OwnedFd>,
+    /// Those that came and no command has taken yet; each belongs to the next that takes one.
+    descriptors: VecDeque<OwnedFd>,
 }
 
 impl Connection {
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self { stream, buffer: Vec::new(), descriptors: Vec::new() }
+        Self { stream, buffer: Vec::new(), descriptors: VecDeque::new() }
     }
 
-    /// The next line and the descriptors that came since the last; may be cancelled.
-    pub(super) async fn next(&mut self) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    /// The next line; may be cancelled.
+    pub(super) async fn next(&mut self) -> io::Result<Vec<u8>> {
         loop {
             if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
                 let rest = self.buffer.split_off(end + 1);
-                let line = std::mem::replace(&mut self.buffer, rest);
-                return Ok((line, std::mem::take(&mut self.descriptors)));
+                return Ok(std::mem::replace(&mut self.buffer, rest));
             }
             self.stream.readable().await?;
             let (stream, descriptors) = (&self.stream, &mut self.descriptors);
@@ -53,6 +53,10 @@ impl Connection {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    pub(super) fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.descriptors.pop_front()
     }
 
     pub(super) async fn send(&mut self, line: &Value) -> io::Result<()> {

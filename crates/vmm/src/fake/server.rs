@@ -45,11 +45,11 @@ pub(super) async fn serve(mut setup: Setup) -> io::Result<()> {
                 }
             }
             line = next(&mut client) => {
-                let Ok((line, descriptors)) = line else {
+                let (Ok(line), Some(connection)) = (line, &mut client) else {
                     client = None;
                     continue;
                 };
-                let (answer, action) = execute(&mut setup.model, &line, !descriptors.is_empty());
+                let (answer, action) = execute(&mut setup.model, &line, connection);
                 if action == Action::Die {
                     // The injected death; nothing runs after it.
                     let me = rustix::process::getpid();
@@ -91,7 +91,7 @@ fn begin(setup: &mut Setup, running: &mut Guest) -> io::Result<()> {
     Ok(())
 }
 
-fn execute(model: &mut Model, line: &[u8], fd: bool) -> (Value, Action) {
+fn execute(model: &mut Model, line: &[u8], client: &mut Connection) -> (Value, Action) {
     let request: Value = match serde_json::from_slice(line) {
         Ok(request) => request,
         Err(error) => {
@@ -100,6 +100,8 @@ fn execute(model: &mut Model, line: &[u8], fd: bool) -> (Value, Action) {
         }
     };
     let name = request["execute"].as_str().unwrap_or_default();
+    // The fake only notes that there was one, and closes it.
+    let fd = matches!(name, "add-fd" | "getfd") && client.take_descriptor().is_some();
     let (result, action) = model.execute(name, &request["arguments"], fd);
     let answer = match result {
         Ok(value) => json!({"return": value, "id": request["id"]}),
@@ -110,7 +112,7 @@ fn execute(model: &mut Model, line: &[u8], fd: bool) -> (Value, Action) {
     (answer, action)
 }
 
-async fn next(client: &mut Option<Connection>) -> io::Result<(Vec<u8>, Vec<std::os::fd::OwnedFd>)> {
+async fn next(client: &mut Option<Connection>) -> io::Result<Vec<u8>> {
     match client {
         Some(client) => client.next().await,
         None => std::future::pending().await,

@@ -132,7 +132,7 @@ impl Bench<'_> {
         let set = self.shared.result(AddFd::NAME, added)?.fdset_id;
         let result = async {
             self.effects().announce("disk.node")?;
-            self.run(BlockdevAdd(node(set))).await?;
+            self.add_node(&id, node(set)).await?;
             let result = async {
                 self.effects().announce("disk.device")?;
                 self.add_device(&id, device).await
@@ -148,6 +148,16 @@ impl Bench<'_> {
             return Err(error);
         }
         Ok(())
+    }
+
+    async fn add_node(&self, id: &DeviceId, node: serde_json::Value) -> Result<(), VmmError> {
+        match self.client.run(BlockdevAdd(node)).await {
+            Ok(_) => Ok(()),
+            Err(QmpError::Refused { desc, .. }) if desc.starts_with("Duplicate") => {
+                Err(VmmError::DeviceExists { id: id.clone() })
+            }
+            Err(error) => Err(self.shared.failure(BlockdevAdd::NAME, error)),
+        }
     }
 
     async fn plug_nic(&self, nic: Nic) -> Result<(), VmmError> {

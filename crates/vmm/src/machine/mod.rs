@@ -169,6 +169,16 @@ impl Machine {
         Self { shared, supervisor }
     }
 
+    /// Runs a change of several steps in a task of its own: a caller that goes away half-way
+    /// leaves it whole or undone. Each step has its time-out, so the task ends.
+    async fn to_the_end(
+        &self,
+        change: impl Future<Output = Result<(), VmmError>> + Send + 'static,
+    ) -> Result<(), VmmError> {
+        // It fails only when the runtime is shut down, and with it all we hold.
+        tokio::spawn(change).await.unwrap_or(Err(VmmError::Gone))
+    }
+
     async fn control<C: Command>(&self, command: C) -> Result<C::Reply, VmmError> {
         let client = self.shared.client().await?;
         self.shared.result(C::NAME, client.run(command).await)
@@ -251,13 +261,14 @@ impl Vm for Machine {
     }
 
     async fn plug(&self, device: Device) -> Result<DeviceId, VmmError> {
-        let id = device.id().clone();
-        hotplug::plug(&self.shared, device).await?;
+        let (id, shared) = (device.id().clone(), self.shared.clone());
+        self.to_the_end(async move { hotplug::plug(&shared, device).await }).await?;
         Ok(id)
     }
 
     async fn unplug(&self, id: &DeviceId, timeout: Duration) -> Result<(), VmmError> {
-        hotplug::unplug(&self.shared, id, timeout).await
+        let (id, shared) = (id.clone(), self.shared.clone());
+        self.to_the_end(async move { hotplug::unplug(&shared, &id, timeout).await }).await
     }
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {

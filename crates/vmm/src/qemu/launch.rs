@@ -25,7 +25,7 @@ use super::{
     device, firmware,
 };
 use crate::{
-    Boot, ExitReason, Lock, User, VmConfig, VmIdentity, VmmError,
+    Accel, Boot, ExitReason, Lock, User, VmConfig, VmIdentity, VmmError,
     accel::{self, Engine},
     cgroup::Hierarchy,
     machine::{Attached, Console, Debris, Machine, PATIENCE, TTY_SOCKET, screen},
@@ -66,8 +66,11 @@ pub(super) async fn launch(qemu: &Qemu, config: VmConfig) -> Result<Machine, Vmm
     let boot_id = host_boot_id().map_err(failed("read the boot id for"))?;
     let (stderr, mut complaints) = process::stderr_pipe().map_err(failed("make a pipe for"))?;
 
+    check(&config)?;
+    let engine = engine(qemu, config.accel).await?;
     let mut debris = Debris::default();
-    let spawn = prepare(qemu, program.clone(), config, &control_socket, stderr, &mut debris)?;
+    let handed = Handed { program: program.clone(), stderr, engine };
+    let spawn = prepare(qemu, handed, config, &control_socket, &mut debris)?;
     qemu.effects.announce("launch.spawn")?;
     let process = process::launcher::spawn(spawn).await.map_err(failed("start"))?;
     let process = debris.process.insert(process);
@@ -106,24 +109,36 @@ pub(super) async fn launch(qemu: &Qemu, config: VmConfig) -> Result<Machine, Vmm
     Ok(Machine::start(identity, process, control, attached, qemu.effects.clone()))
 }
 
+/// What runs guest code; tried on a thread of its own, since the trial takes its time.
+async fn engine(qemu: &Qemu, accel: Accel) -> Result<Engine, VmmError> {
+    if !qemu.has_machine {
+        return Ok(Engine::Tcg);
+    }
+    let verdicts = qemu.verdicts.clone();
+    let choose = move || accel::choose(accel, verdicts.as_deref());
+    let choice = tokio::task::spawn_blocking(choose).await.map_err(|_| VmmError::Gone)??;
+    tracing::debug!(engine = choice.engine.name(), why = choice.why, "accelerator");
+    Ok(choice.engine)
+}
+
+/// What a launch has decided and made before anything of its configuration.
+struct Handed {
+    program: PathBuf,
+    stderr: OwnedFd,
+    engine: Engine,
+}
+
 /// Opens, binds and makes all the VM needs and writes its command line. What was made on the
 /// host is noted in `debris` as it appears.
 fn prepare(
     qemu: &Qemu,
-    program: PathBuf,
+    handed: Handed,
     config: VmConfig,
     control_socket: &Path,
-    stderr: OwnedFd,
     debris: &mut Debris,
 ) -> Result<Spawn, VmmError> {
-    check(&config)?;
-    let (engine, mut descriptors) = if qemu.has_machine {
-        let choice = accel::choose(config.accel, qemu.verdicts.as_deref())?;
-        tracing::debug!(engine = choice.engine.name(), why = choice.why, "accelerator");
-        (choice.engine, open_boot(&config)?)
-    } else {
-        (Engine::Tcg, Descriptors::new())
-    };
+    let Handed { program, stderr, engine } = handed;
+    let mut descriptors = if qemu.has_machine { open_boot(&config)? } else { Descriptors::new() };
     let lock = may_lock(&config)?;
     for pmem in &config.pmem {
         boot_file::check_pmem(pmem, config.user)?;
