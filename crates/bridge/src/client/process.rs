@@ -264,6 +264,13 @@ impl Process {
         }
     }
 
+    /// Whether a connection carries standard input, or all of it was taken. `false`
+    /// after a loss: [`GuestConnection::resume_process`] with the ring of
+    /// [`detach_stdin`](Self::detach_stdin) connects it again.
+    pub fn stdin_is_carried(&self) -> bool {
+        self.stdin.as_ref().is_none_or(StdinCarrier::is_well)
+    }
+
     /// Takes standard input away from this handle, to go on with it in another
     /// session: see [`StdinResume::Ring`]. `None` when it was not asked for.
     pub fn detach_stdin(&self) -> Option<SharedRing> {

@@ -169,6 +169,11 @@ impl StdinCarrier {
         Self { ring, task: Arc::new(EndTask(task)) }
     }
 
+    /// Whether the task carries on, or has done all there was to do.
+    pub(super) fn is_well(&self) -> bool {
+        !self.task.0.is_finished() || self.ring.inspect(OutputRing::is_stopped)
+    }
+
     /// Stops carrying; the ring keeps what was not taken.
     pub(super) fn detach(&self) -> SharedRing {
         self.task.0.abort();

@@ -10,8 +10,8 @@ use coracle_bridge::client::{BridgeError, ConnectOptions, GuestConnection, Sessi
 use coracle_bridge::frame::{Frame, FrameReader, HOST_TO_GUEST, MessageType, write_frame};
 use coracle_bridge::hresult::Hresult;
 use coracle_bridge::message::{
-    ActivityId, Capabilities, ContainerConfig, ContainerId, CoracleGuest, Done, Negotiated, ProcessParameters,
-    Request, Response, Rpc,
+    ActivityId, Capabilities, ContainerConfig, ContainerId, CoracleGuest, Done, Negotiated,
+    ProcessParameters, Request, Response, Rpc,
 };
 use coracle_bridge::server::{Connection, Dial, Guest, GuestOptions, ServeError, Served};
 use coracle_bridge::stdio::WhenFull;
@@ -200,11 +200,8 @@ pub async fn scripted(
     let dir = tempfile::tempdir().unwrap();
     let (host, guest) = tokio::io::duplex(1 << 20);
     let mut guest = ScriptedGuest::new(guest);
-    let options = ConnectOptions {
-        session,
-        rpc_timeout,
-        ..ConnectOptions::new(ChannelDir::new(dir.path()))
-    };
+    let options =
+        ConnectOptions { session, rpc_timeout, ..ConnectOptions::new(ChannelDir::new(dir.path())) };
     let extended = session != Session::Plain;
     let (connection, ()) =
         tokio::join!(GuestConnection::connect(host, options), guest.negotiate(extended));

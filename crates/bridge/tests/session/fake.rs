@@ -304,7 +304,11 @@ impl GuestService for Service {
     }
 
     async fn modify(&self, change: Change) -> Result<(), ServiceError> {
-        self.fake.note(Seen::Modify(format!("{:?} {}", change.verb, change.resource.resource_type())));
+        self.fake.note(Seen::Modify(format!(
+            "{:?} {}",
+            change.verb,
+            change.resource.resource_type()
+        )));
         Ok(())
     }
 

@@ -8,8 +8,8 @@ use coracle_bridge::frame::{Frame, MessageType};
 use coracle_bridge::hresult::Hresult;
 use coracle_bridge::message::{
     Capabilities, ContainerConfig, ContainerId, ContainerNotification, Create, Created,
-    DeleteContainerState, Done, DumpStacks, GetProperties, Negotiate, Negotiated,
-    NotificationType, Notification, Properties, PropertiesAnswer, PropertiesQuery, Response, ShutdownForced,
+    DeleteContainerState, Done, DumpStacks, GetProperties, Negotiate, Negotiated, Notification,
+    NotificationType, Properties, PropertiesAnswer, PropertiesQuery, Response, ShutdownForced,
     ShutdownGraceful, Stacks, Start, SystemConfig, TraceContext,
 };
 use coracle_bridge::wire::{JsonString, Side};
@@ -61,7 +61,8 @@ fn cause(error: &BridgeError) -> String {
 async fn a_call_comes_back_with_what_the_guest_answered() {
     let (host, mut guest, _dir) = scripted(Session::Plain, LIMIT).await;
     let text = "a \"quoted\"\ttext <&> with ünïcode\n";
-    let (answer, request) = tokio::join!(host.dump_stacks(), guest.serve::<DumpStacks>(stacks(text)));
+    let (answer, request) =
+        tokio::join!(host.dump_stacks(), guest.serve::<DumpStacks>(stacks(text)));
     assert_eq!(answer.unwrap(), text);
     assert!(request.container_id.is_vm());
     assert_eq!(request.activity_id.0, "00000000-0000-0000-0000-000000000000");
@@ -116,7 +117,9 @@ async fn a_call_that_may_be_given_up_leaves_the_bridge_alive() {
     let (answer, _) = tokio::join!(host.dump_stacks(), guest.serve::<DumpStacks>(stacks("1")));
     assert_eq!(answer.unwrap(), "1");
     // And the answer that comes at last is of no interest.
-    guest.answer(&late, &ok(&request, PropertiesAnswer { properties: Properties::default().into() })).await;
+    guest
+        .answer(&late, &ok(&request, PropertiesAnswer { properties: Properties::default().into() }))
+        .await;
     let (answer, _) = tokio::join!(host.dump_stacks(), guest.serve::<DumpStacks>(stacks("2")));
     assert_eq!(answer.unwrap(), "2");
 }
@@ -290,7 +293,8 @@ async fn the_guests_error_is_told_with_code_text_and_records() {
         let (frame, _) = guest.expect::<DeleteContainerState>().await;
         guest.refuse(&frame, Hresult::FAIL, "it is broken").await;
         let (frame, _) = guest.expect::<DeleteContainerState>().await;
-        let bare = Response { result: Hresult::NO_SUCH_SYSTEM, body: Done {}, ..Response::default() };
+        let bare =
+            Response { result: Hresult::NO_SUCH_SYSTEM, body: Done {}, ..Response::default() };
         guest.answer(&frame, &bare).await;
     };
     let calls = async {
@@ -320,11 +324,7 @@ async fn the_negotiation_of_a_plain_host_is_hcsshims_to_the_byte() {
                       \"MinimumVersion\":4,\"MaximumVersion\":4}\n";
         assert_eq!(String::from_utf8(frame.body.clone()).unwrap(), golden);
         assert_eq!(frame.id, 0);
-        let body = Negotiated {
-            version: 4,
-            capabilities: Capabilities::linux(),
-            coracle: None,
-        };
+        let body = Negotiated { version: 4, capabilities: Capabilities::linux(), coracle: None };
         guest.answer(&frame, &ok(&request, body)).await;
         guest.serve::<DumpStacks>(stacks("")).await
     };
@@ -489,11 +489,10 @@ async fn a_guest_that_sends_frames_without_end_cannot_make_the_host_hang() {
         let exit = exit_of("nobody").to_bytes(u32::MAX).unwrap();
         while guest.writer.write_all(&exit).await.is_ok() {}
     };
-    let (answer, ()) = tokio::time::timeout(PATIENCE, async {
-        tokio::join!(host.dump_stacks(), flood)
-    })
-    .await
-    .unwrap();
+    let (answer, ()) =
+        tokio::time::timeout(PATIENCE, async { tokio::join!(host.dump_stacks(), flood) })
+            .await
+            .unwrap();
     assert!(cause(&answer.unwrap_err()).contains("nobody"));
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use coracle_bridge::client::{GuestConnection, Process, Session};
 use coracle_bridge::hresult::Hresult;
 use coracle_bridge::message::{
-    Done, ExecuteProcess, Executed, Exited, ResizeConsole, SignalProcess,
-    VsockStdioRelay, WaitForProcess,
+    Done, ExecuteProcess, Executed, Exited, ResizeConsole, SignalProcess, VsockStdioRelay,
+    WaitForProcess,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
