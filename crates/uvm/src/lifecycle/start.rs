@@ -70,9 +70,10 @@ impl Machine {
     async fn power_on(self: &Arc<Self>) -> Result<()> {
         let Listeners { entropy, log, bridge } = std::mem::take(&mut *locked(&self.listeners));
         let race = Race::new(self, self.host.start_timeout);
-        race.run("power on", self.vm.resume())
-            .await?
-            .map_err(|source| UvmError::PowerOn { id: self.id.clone(), source })?;
+        if let Err(source) = race.run("power on", self.vm.resume()).await? {
+            let cause = UvmError::PowerOn { id: self.id.clone(), source };
+            return Err(race.blame("power on", cause).await);
+        }
         self.clock.mark(Stage::PowerOn);
         tokio::try_join!(self.feed_entropy(&race, entropy), self.take_log(&race, log))?;
         if let Some(bridge) = bridge {

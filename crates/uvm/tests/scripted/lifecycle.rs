@@ -51,6 +51,18 @@ async fn the_listeners_of_the_boot_are_gone_after_it() {
 }
 
 #[tokio::test]
+async fn a_run_folder_that_was_there_is_left_as_it_was() {
+    let rig = Rig::new(Guest::default());
+    std::fs::create_dir(rig.run_dir()).unwrap();
+    std::fs::write(rig.run_dir().join("theirs"), "").unwrap();
+    let vm = rig.started().await;
+    vm.close().await.unwrap();
+    // The sockets of its machine are the monitor's, and the scripted one leaves them.
+    let names = files(&rig.run_dir());
+    assert_eq!(names, ["control.sock", "streams.sock", "theirs"]);
+}
+
+#[tokio::test]
 async fn a_second_start_is_refused_without_harm() {
     let rig = Rig::new(Guest::default());
     let vm = rig.started().await;
