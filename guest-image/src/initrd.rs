@@ -1,9 +1,10 @@
 //! What lies in the initrd.
 //!
-//! Under an emulated CPU every megabyte of an initrd costs boot time, first
-//! when the kernel unpacks it and again when the agent moves to a root of its
-//! own. So it holds the agent as `/init`, the modules it may need, and nothing
-//! else. Two files tell the agent about the modules:
+//! The kernel unpacks an initrd into the VM's memory, and there it stays as
+//! long as the VM lives. So it holds the agent as `/init`, the modules it may
+//! need, and nothing else. (It is not compressed: the emulated CPU would pay
+//! for that at every boot, and a few megabytes more cost no time that could be
+//! measured.) Two files tell the agent about the modules:
 //!
 //! - `/etc/coracle/modules` names the files to load at boot, one absolute path
 //!   a line, in an order in which each line can be loaded when its turn comes;
