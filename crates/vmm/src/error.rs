@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use uuid::Uuid;
 
-use crate::{DeviceId, ExitReason};
+use crate::{DeviceId, ExitReason, MiB};
 
 /// A failure of [`crate::Vmm`] or [`crate::Vm`].
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,14 @@ pub enum VmmError {
         why: String,
         /// What to do about it.
         remedy: String,
+    },
+    /// The kernel and its initrd need more memory than the guest is to have.
+    #[error("{given} of memory is too little for this kernel and initrd; the least is {least}")]
+    MemoryTooSmall {
+        /// What the configuration gives.
+        given: MiB,
+        /// The least that can boot.
+        least: MiB,
     },
     /// Memory was to be locked and the limits do not allow it.
     #[error("lock {needed} MiB of guest memory: the limit (ulimit -l) is {allowed} MiB")]

@@ -128,6 +128,26 @@ async fn missing_and_broken_boot_files_are_named() {
 }
 
 #[tokio::test]
+async fn too_little_memory_is_refused_with_the_least_that_boots() {
+    let bench = bench();
+    let boot = |size| {
+        let mut config = bench.config();
+        let cmdline = "console=ttyS0 quiet panic=-1 cryptomgr.notests".into();
+        config.boot = Boot::Kernel { kernel: support::kernel(), initrd: None, cmdline };
+        config.memory.size = size;
+        config
+    };
+    let error = refused(&bench, boot(MiB(16))).await;
+    let VmmError::MemoryTooSmall { least, .. } = error else { panic!("{error:?}") };
+    // With the least it does boot, as far as one can without a root.
+    let vm = bench.vmm().launch(boot(least)).await.unwrap();
+    vm.resume().await.unwrap();
+    let reason = timeout(BOOT, vm.wait()).await.unwrap();
+    let ExitReason::Panic { console } = &reason else { panic!("{reason:?}") };
+    assert!(console.contains("VFS: Unable to mount root"), "{console}");
+}
+
+#[tokio::test]
 async fn what_qemu_says_before_it_gives_up_is_in_the_error() {
     let bench = bench();
     let mut config = bench.config();

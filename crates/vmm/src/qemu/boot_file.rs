@@ -16,29 +16,54 @@ use std::{
 };
 
 use super::firmware::in_memory;
-use crate::{Pmem, User, VmmError};
+use crate::{MiB, Pmem, User, VmmError};
+
+/// An opened file and how much of guest memory it takes.
+#[derive(Debug)]
+pub(super) struct BootFile {
+    pub(super) file: OwnedFd,
+    /// For a kernel: the address behind its last byte, once it runs. For an initrd: its size.
+    pub(super) extent: u64,
+}
+
+/// The least memory a guest can boot with: the kernel, the initrd and what is unpacked from it,
+/// and a little to work in. With less the kernel resets the machine without a word.
+pub(super) fn least_memory(kernel: &BootFile, initrd: Option<&BootFile>) -> MiB {
+    /// Measured with distribution kernels; the guest agent fits in.
+    const WORKING: u64 = 16 << 20;
+    let initrd = initrd.map_or(0, |initrd| initrd.extent.saturating_mul(2));
+    let bytes = kernel.extent.saturating_add(initrd).saturating_add(WORKING);
+    MiB(bytes.div_ceil(1 << 20))
+}
 
 /// A kernel that can be entered directly: bzImage or ELF.
-pub(super) fn kernel(path: &Path, user: Option<User>) -> Result<OwnedFd, VmmError> {
+pub(super) fn kernel(path: &Path, user: Option<User>) -> Result<BootFile, VmmError> {
     open("kernel", path, user, |head, size| {
         if head.starts_with(b"\x7fELF") { check_elf(head, size) } else { check_bzimage(head, size) }
     })
 }
 
 /// A kernel that firmware can start: bzImage with an EFI stub.
-pub(super) fn efi_kernel(path: &Path, user: Option<User>) -> Result<OwnedFd, VmmError> {
+pub(super) fn efi_kernel(path: &Path, user: Option<User>) -> Result<BootFile, VmmError> {
     open("kernel", path, user, |head, size| {
         if head.starts_with(b"\x7fELF") {
             return Err("it is an ELF vmlinux, which firmware cannot start".into());
         }
-        check_bzimage(head, size)?;
-        if head.starts_with(b"MZ") { Ok(()) } else { Err("it has no EFI stub".into()) }
+        let extent = check_bzimage(head, size)?;
+        if head.starts_with(b"MZ") { Ok(extent) } else { Err("it has no EFI stub".into()) }
     })
 }
 
 /// An initial RAM disk.
-pub(super) fn initrd(path: &Path, user: Option<User>) -> Result<OwnedFd, VmmError> {
-    open("initrd", path, user, |_, size| if size == 0 { Err("it is empty".into()) } else { Ok(()) })
+pub(super) fn initrd(path: &Path, user: Option<User>) -> Result<BootFile, VmmError> {
+    open(
+        "initrd",
+        path,
+        user,
+        |_, size| {
+            if size == 0 { Err("it is empty".into()) } else { Ok(size) }
+        },
+    )
 }
 
 /// Whether QEMU will be able to map a file: it opens that by `/proc/self/fd/<n>` too, and a copy
@@ -82,8 +107,8 @@ fn open(
     what: &'static str,
     path: &Path,
     user: Option<User>,
-    check: impl FnOnce(&[u8], u64) -> Result<(), String>,
-) -> Result<OwnedFd, VmmError> {
+    check: impl FnOnce(&[u8], u64) -> Result<u64, String>,
+) -> Result<BootFile, VmmError> {
     let failed = |source| VmmError::Open { what, path: path.to_owned(), source };
     let broken = |why| VmmError::Broken { what, path: path.to_owned(), why };
     let mut file = File::open(path).map_err(failed)?;
@@ -94,11 +119,12 @@ fn open(
     let mut head = vec![0; 4096];
     let length = file.read_at(&mut head, 0).map_err(failed)?;
     head.truncate(length);
-    check(&head, inode.len()).map_err(broken)?;
+    let extent = check(&head, inode.len()).map_err(broken)?;
     if is_open_to(user, &inode, false) {
-        return Ok(file.into());
+        return Ok(BootFile { file: file.into(), extent });
     }
-    copy(what, &mut file).map_err(failed)
+    let file = copy(what, &mut file).map_err(failed)?;
+    Ok(BootFile { file, extent })
 }
 
 fn copy(name: &str, file: &mut File) -> io::Result<OwnedFd> {
@@ -115,8 +141,9 @@ fn number(head: &[u8], offset: usize, width: usize) -> Option<u64> {
 }
 
 /// The boot protocol's header (Linux, Documentation/x86/boot.rst): `HdrS` at 0x202, sectors of
-/// setup at 0x1f1, size of the protected part in paragraphs at 0x1f4.
-fn check_bzimage(head: &[u8], size: u64) -> Result<(), String> {
+/// setup at 0x1f1, size of the protected part in paragraphs at 0x1f4, preferred address at 0x258,
+/// memory taken from there at 0x260.
+fn check_bzimage(head: &[u8], size: u64) -> Result<u64, String> {
     if head.get(0x202..0x206) != Some(b"HdrS") {
         return Err("it is neither a bzImage nor an ELF file".into());
     }
@@ -128,12 +155,14 @@ fn check_bzimage(head: &[u8], size: u64) -> Result<(), String> {
     if size < needed {
         return Err(format!("it is cut off at {size} of {needed} bytes"));
     }
-    Ok(())
+    let (address, memory) = (number(head, 0x258, 8), number(head, 0x260, 4));
+    Ok(address.unwrap_or(0).saturating_add(memory.unwrap_or(0)))
 }
 
 /// Every segment of the ELF file is there (program headers at 0x20, their size at 0x36, their
-/// count at 0x38; offset and size in the file at 0x08 and 0x20 of each).
-fn check_elf(head: &[u8], size: u64) -> Result<(), String> {
+/// count at 0x38; offset and size in the file at 0x08 and 0x20 of each, physical address and size
+/// in memory at 0x18 and 0x28 of those with type 1 at 0x00, which are loaded).
+fn check_elf(head: &[u8], size: u64) -> Result<u64, String> {
     let cut_off = || "its ELF header is cut off".to_owned();
     if head.get(4) != Some(&2) {
         return Err("it is not a 64-bit ELF file".into());
@@ -142,6 +171,7 @@ fn check_elf(head: &[u8], size: u64) -> Result<(), String> {
     let table = field(0x20, 8).ok_or_else(cut_off)?;
     let each = field(0x36, 2).ok_or_else(cut_off)?;
     let count = field(0x38, 2).ok_or_else(cut_off)?;
+    let mut extent = 0;
     for index in 0..count {
         let entry = each.checked_mul(index).and_then(|skip| table.checked_add(skip));
         let entry = entry.and_then(|at| head.get(at..)).ok_or_else(cut_off)?;
@@ -150,8 +180,13 @@ fn check_elf(head: &[u8], size: u64) -> Result<(), String> {
         if offset.checked_add(length).is_none_or(|end| end > size) {
             return Err(format!("it is cut off at {size} bytes"));
         }
+        if number(entry, 0, 4) == Some(1) {
+            let address = number(entry, 0x18, 8).ok_or_else(cut_off)?;
+            let memory = number(entry, 0x28, 8).ok_or_else(cut_off)?;
+            extent = extent.max(address.saturating_add(memory));
+        }
     }
-    Ok(())
+    Ok(extent)
 }
 
 #[cfg(test)]
@@ -214,12 +249,19 @@ mod tests {
         let (_dir, path) = file(&bzimage());
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         let other = User { uid: 65_534, gid: 65_534 };
-        let fd = kernel(&path, Some(other)).unwrap();
+        let fd = kernel(&path, Some(other)).unwrap().file;
         let target = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
         assert!(target.to_string_lossy().starts_with("/memfd:kernel"), "{target:?}");
         let mut content = Vec::new();
         File::from(fd).read_to_end(&mut content).unwrap();
         assert_eq!(content, bzimage());
+    }
+
+    #[test]
+    fn the_least_memory_holds_the_kernel_and_the_initrd_twice() {
+        let file = |extent| BootFile { file: File::open("/dev/null").unwrap().into(), extent };
+        assert_eq!(least_memory(&file(74 << 20), Some(&file(10 << 20))), MiB(110));
+        assert_eq!(least_memory(&file(u64::MAX), None), MiB(u64::MAX.div_ceil(1 << 20)));
     }
 
     proptest! {

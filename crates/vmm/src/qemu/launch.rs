@@ -208,22 +208,21 @@ fn open_boot(config: &VmConfig) -> Result<Descriptors, VmmError> {
     let mut descriptors = Descriptors::new();
     let (kernel, initrd) = match &config.boot {
         Boot::None => return Ok(descriptors),
-        Boot::Kernel { kernel, initrd, .. } => {
-            descriptors.insert(Descriptor::Kernel, boot_file::kernel(kernel, config.user)?);
-            (kernel, initrd)
-        }
+        Boot::Kernel { kernel, initrd, .. } => (boot_file::kernel(kernel, config.user)?, initrd),
         Boot::Firmware { kernel, initrd, .. } => {
             let (code, variables) = firmware::open()?;
             descriptors.insert(Descriptor::FirmwareCode, code);
             descriptors.insert(Descriptor::FirmwareVariables, variables);
-            descriptors.insert(Descriptor::Kernel, boot_file::efi_kernel(kernel, config.user)?);
-            (kernel, initrd)
+            (boot_file::efi_kernel(kernel, config.user)?, initrd)
         }
     };
-    tracing::trace!(kernel = %kernel.display(), "boot");
-    if let Some(initrd) = initrd {
-        descriptors.insert(Descriptor::Initrd, boot_file::initrd(initrd, config.user)?);
+    let initrd = initrd.as_ref().map(|path| boot_file::initrd(path, config.user)).transpose()?;
+    let (given, least) = (config.memory.size, boot_file::least_memory(&kernel, initrd.as_ref()));
+    if given < least {
+        return Err(VmmError::MemoryTooSmall { given, least });
     }
+    descriptors.insert(Descriptor::Kernel, kernel.file);
+    descriptors.extend(initrd.map(|initrd| (Descriptor::Initrd, initrd.file)));
     Ok(descriptors)
 }
 
