@@ -78,7 +78,9 @@ impl Source {
         Self::new(path, SourceKind::Erofs)
     }
 
-    /// Finds out what is at `path`, from its content alone: names say nothing.
+    /// Finds out what is at `path`, from its content alone: names say nothing. When there is
+    /// nothing, but something before a colon in it, the rest is the name of an image in there:
+    /// `images.tar:debian:12`.
     ///
     /// # Errors
     /// See [`SourceError`].
@@ -87,7 +89,13 @@ impl Source {
             io::ErrorKind::NotFound => SourceError::Missing { path: path.to_owned() },
             _ => SourceError::Read { path: path.to_owned(), source },
         };
-        let stat = std::fs::metadata(path).map_err(failed)?;
+        let stat = match std::fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let (place, name) = split_name(path).ok_or_else(|| failed(error))?;
+                return Ok(Self::detect(place)?.with_reference(name));
+            }
+            stat => stat.map_err(failed)?,
+        };
         let kind = if stat.is_dir() {
             let has = |name| path.join(name).is_file();
             if has("oci-layout") && has("index.json") {
@@ -130,6 +138,14 @@ impl Source {
     }
 }
 
+/// Splits `PLACE:NAME` at the first colon that has something that exists before it.
+fn split_name(path: &Path) -> Option<(&Path, &str)> {
+    let text = path.to_str()?;
+    text.match_indices(':')
+        .map(|(at, _)| (Path::new(&text[..at]), &text[at + 1..]))
+        .find(|(place, name)| !name.is_empty() && place.exists())
+}
+
 fn detect_file(file: &File, path: &Path) -> Result<SourceKind, SourceError> {
     let read = |source| SourceError::Read { path: path.to_owned(), source };
     let unknown = |found: String| SourceError::Unknown { path: path.to_owned(), found };
@@ -145,10 +161,10 @@ fn detect_file(file: &File, path: &Path) -> Result<SourceKind, SourceError> {
     if start.is_empty() {
         return Err(unknown("an empty file".to_owned()));
     }
-    let verdict = if crate::compression::is_compressed(&start) {
-        let decoder = Decoder::new(Section::whole(file).map_err(read)?);
-        match decoder {
-            // Only reading goes on in a compressed stream.
+    let compressed = crate::compression::is_compressed(&start);
+    let verdict = if compressed {
+        match Decoder::new(Section::whole(file).map_err(read)?) {
+            // There is no jumping in a compressed stream.
             Ok(decoder) => is_image(&mut Reader::new(decoder), |_, _| false),
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                 return Err(unknown(error.to_string()));
@@ -158,12 +174,12 @@ fn detect_file(file: &File, path: &Path) -> Result<SourceKind, SourceError> {
     } else {
         is_image(&mut Reader::new(Section::whole(file).map_err(read)?), Section::skip)
     };
+    let no_tar = || unknown("neither a tar nor an image".to_owned());
     match verdict {
         Ok(true) => Ok(SourceKind::Archive),
         Ok(false) => Ok(SourceKind::Tar),
-        Err(TarError::Header { at: 0, .. } | TarError::Truncated { at: 0..512, entry: None }) => {
-            Err(unknown("neither a tar nor an image".to_owned()))
-        }
+        Err(TarError::Header { at: 0, .. }) => Err(no_tar()),
+        Err(TarError::Truncated { at: 0..512, entry: None }) if !compressed => Err(no_tar()),
         // A tar with something wrong in it: unpacking will say what.
         Err(_) => Ok(SourceKind::Tar),
     }

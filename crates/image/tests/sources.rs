@@ -165,7 +165,7 @@ fn no_root_is_needed_and_an_unreadable_file_is_named() {
     });
     assert_eq!(seen, source);
 
-    fs::set_permissions(root.join("nothing"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(root.join("nothing"), fs::Permissions::from_mode(0o000)).unwrap();
     let output = run();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success());
@@ -273,6 +273,18 @@ fn a_hostile_tar_is_refused_or_stays_within_the_image() {
     assert_eq!(fs::read(mount.path().join("abs/file")).unwrap(), b"confined");
     let inside = mount.path().join(outside.strip_prefix("/").unwrap());
     assert_eq!(fs::read(inside).unwrap(), b"evil");
+}
+
+#[test]
+fn a_sparse_file_of_absurd_size_is_refused_without_any_of_it_being_written() {
+    let lab = Lab::new();
+    for size in [u64::MAX, u64::MAX / 2, 17 << 40] {
+        let records = format!("26 GNU.sparse.map=0,4,8,0\nXX GNU.sparse.size={size}\n");
+        let records = records.replace("XX", &(records.len() - 26).to_string());
+        let tar = Tar::default().entry(b'x', "pax", "", records.as_bytes()).file("f", b"data");
+        let error = lab.prepare(&lab.write("tar", &tar.end())).unwrap_err();
+        assert_eq!(error.code(), "E-IMAGE-TOO-LARGE", "{size}: {error:?}");
+    }
 }
 
 #[test]
@@ -395,7 +407,7 @@ fn act(root: &Path, actions: &[(Vec<String>, Action)]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn any_directory_and_its_tar_are_read_back_the_same(
@@ -409,7 +421,7 @@ proptest! {
         let expected = survey(&root);
         let image = lab.prepare(&root).unwrap();
         fsck(&image.path);
-        prop_assert_eq!(&survey(Mount::new(&image.path).path()), &expected);
+        prop_assert_eq!(&survey(Mount::new(&image.path).path()), &expected, "from the directory");
 
         let output = Command::new("tar")
             .args(["--format=pax", "--xattrs", "--sparse", "-cf"])
@@ -418,6 +430,6 @@ proptest! {
             .unwrap();
         prop_assert!(output.status.success());
         let image = lab.prepare(&lab.path("tar")).unwrap();
-        prop_assert_eq!(&survey(Mount::new(&image.path).path()), &expected);
+        prop_assert_eq!(&survey(Mount::new(&image.path).path()), &expected, "from the tar");
     }
 }

@@ -246,8 +246,8 @@ impl FileWriter<'_> {
     /// # Errors
     /// [`ErofsError::Write`], [`ErofsError::ImageTooLarge`].
     pub fn skip(&mut self, len: u64) -> Result<(), ErofsError> {
-        let end = self.size.checked_add(len).ok_or(ErofsError::ImageTooLarge)?;
-        if (self.writer.position() + len) / BLOCK_U64 > u64::from(u32::MAX) {
+        let end = self.writer.position().checked_add(len).ok_or(ErofsError::ImageTooLarge)?;
+        if end / BLOCK_U64 >= u64::from(u32::MAX) {
             return Err(ErofsError::ImageTooLarge);
         }
         // Fill up the block begun, jump over whole ones, begin the last.
@@ -260,7 +260,7 @@ impl FileWriter<'_> {
             self.writer.at += rest / BLOCK_U64 * BLOCK_U64;
             self.zeros(rest % BLOCK_U64);
         }
-        self.size = end;
+        self.size += len;
         Ok(())
     }
 

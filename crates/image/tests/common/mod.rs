@@ -37,7 +37,8 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let status = Command::new("umount").arg(self.point.path()).status();
+        // Lazily: a child that another test is just about to exec may hold a file of it open.
+        let status = Command::new("umount").arg("--lazy").arg(self.point.path()).status();
         assert!(status.is_ok_and(|status| status.success()), "umount failed");
     }
 }
