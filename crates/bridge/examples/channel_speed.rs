@@ -39,13 +39,21 @@ fn main() {
         runtime.block_on(keeper::run(config, std::future::pending())).unwrap();
         return;
     }
-    bare();
+    if std::env::args().nth(1).as_deref() != Some("channel") {
+        bare();
+    }
     channel();
 }
 
 /// In the guest: 'r' sends BYTES, 'w' takes BYTES and answers one byte, 'p' echoes 64 bytes.
 fn serve_bare() -> ! {
-    let fd = VirtioPort::new(STREAMS_PORT).open().unwrap();
+    let mut port = VirtioPort::new(STREAMS_PORT);
+    let fd = loop {
+        match port.open() {
+            Ok(fd) => break fd,
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
     rustix::io::ioctl_fionbio(&fd, false).unwrap();
     let mut port = std::fs::File::from(fd);
     let mut buffer = vec![7; 64 * 1024];

@@ -9,9 +9,11 @@
 //! magic | session  | len  | checksum | payload (len bytes, at most 64 KiB)
 //! ```
 //!
-//! All numbers are little endian. The checksum is CRC32C over the first 16 bytes and the payload's
-//! [`digest`], so a record torn anywhere cannot pass for whole. A reader that meets anything else
-//! than a record skips byte by byte to the next one and says so ([`Found::Garbage`]).
+//! All numbers are little endian. The checksum is CRC32C over the first 16 bytes and a digest of the
+//! payload, so a record torn anywhere cannot pass for whole. CRC32C over the payload itself would be
+//! the obvious choice, but an emulated CPU computes it bit by bit: 29 MB/s, where the digest's
+//! multiplications run at 3 GB/s. A reader that meets anything else than a record skips byte by byte
+//! to the next one and says so ([`Found::Garbage`]).
 
 use std::io;
 
@@ -54,7 +56,30 @@ pub fn seal(record: &mut [u8], session: SessionId) -> io::Result<()> {
 }
 
 fn checksum(head: &[u8], payload: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(head), payload)
+    digest(payload)
+        .iter()
+        .fold(crc32c::crc32c(head), |sum, lane| crc32c::crc32c_append(sum, &lane.to_le_bytes()))
+}
+
+/// Four words that change with every bit of the payload. Each step is one to one, so no difference
+/// between two payloads of the same length within one word is ever lost.
+fn digest(payload: &[u8]) -> [u64; 4] {
+    let mut lanes = [1, 2, 3, 4];
+    let (blocks, rest) = payload.as_chunks::<32>();
+    for block in blocks {
+        mix(&mut lanes, block);
+    }
+    let mut last = [0; 32];
+    last[..rest.len()].copy_from_slice(rest);
+    mix(&mut lanes, &last);
+    lanes
+}
+
+fn mix(lanes: &mut [u64; 4], block: &[u8; 32]) {
+    let (words, _) = block.as_chunks::<8>();
+    for (lane, word) in lanes.iter_mut().zip(words) {
+        *lane = (*lane ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 /// What lies at the front of the bytes received so far.
@@ -199,6 +224,115 @@ impl Intake {
                 self.start = at + len;
                 Found::Record { session, payload: &self.bytes[at..at + len] }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn record(session: u64, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; HEADER];
+        bytes.extend_from_slice(payload);
+        seal(&mut bytes, SessionId(session)).unwrap();
+        bytes
+    }
+
+    /// Feeds bytes in pieces; the payloads found, and the number of bytes skipped.
+    fn scan(bytes: &[u8], piece: usize) -> (Vec<Vec<u8>>, usize) {
+        let mut intake = Intake::new();
+        let (mut payloads, mut skipped) = (Vec::new(), 0);
+        for mut part in bytes.chunks(piece) {
+            while !part.is_empty() {
+                let space = intake.space();
+                let n = space.len().min(part.len());
+                space[..n].copy_from_slice(&part[..n]);
+                intake.filled(n);
+                part = &part[n..];
+                loop {
+                    match intake.next() {
+                        Found::Incomplete => break,
+                        Found::Garbage(n) => skipped += n,
+                        Found::Record { payload, .. } => payloads.push(payload.to_vec()),
+                    }
+                }
+            }
+        }
+        (payloads, skipped)
+    }
+
+    #[test]
+    fn a_record_is_laid_out_as_the_page_says() {
+        let bytes = record(0x0102_0304_0506_0708, b"abc");
+        assert_eq!(bytes[..4], MAGIC);
+        assert_eq!(bytes[4..12], [8, 7, 6, 5, 4, 3, 2, 1]);
+        assert_eq!(bytes[12..16], [3, 0, 0, 0]);
+        assert_eq!(bytes[HEADER..], *b"abc");
+    }
+
+    #[test]
+    fn a_payload_too_long_is_not_sealed() {
+        assert!(seal(&mut vec![0; MAX_RECORD + 1], SessionId(1)).is_err());
+        assert!(seal(&mut vec![0; MAX_RECORD], SessionId(1)).is_ok());
+        assert!(seal(&mut [0; HEADER - 1], SessionId(1)).is_err());
+    }
+
+    #[test]
+    fn zeros_end_a_torn_record_wherever_it_is_torn() {
+        let whole = record(7, &[0; 300]);
+        for cut in 0..whole.len() {
+            let mut bytes = whole[..cut].to_vec();
+            bytes.resize(cut + MAX_RECORD, 0);
+            bytes.extend_from_slice(&record(8, b"next"));
+            let (payloads, _) = scan(&bytes, 4096);
+            // Torn within the zeros at its end, it is whole again.
+            let expected: &[&[u8]] = if cut >= HEADER { &[&[0; 300], b"next"] } else { &[b"next"] };
+            assert_eq!(payloads, expected, "cut at {cut}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn records_come_out_as_they_went_in(
+            payloads: Vec<Vec<u8>>, session: u64, piece in 1usize..9000
+        ) {
+            let bytes: Vec<u8> = payloads.iter().flat_map(|p| record(session, p)).collect();
+            prop_assert_eq!(scan(&bytes, piece), (payloads, 0));
+        }
+
+        #[test]
+        fn a_torn_record_is_skipped(
+            payload in proptest::collection::vec(1u8.., 1..2000), cut: prop::sample::Index
+        ) {
+            let whole = record(7, &payload);
+            let mut bytes = whole[..cut.index(whole.len())].to_vec();
+            bytes.resize(bytes.len() + MAX_RECORD, 0);
+            let garbage = bytes.len();
+            bytes.extend_from_slice(&record(8, b"next"));
+            prop_assert_eq!(scan(&bytes, 4096), (vec![b"next".to_vec()], garbage));
+        }
+
+        #[test]
+        fn any_changed_bit_is_noticed(payload: Vec<u8>, at: prop::sample::Index, bit in 0..8u32) {
+            let mut bytes = record(7, &payload);
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            let (payloads, _) = scan(&bytes, 4096);
+            prop_assert!(payloads.is_empty());
+        }
+
+        #[test]
+        fn noise_between_records_is_skipped(
+            noise in proptest::collection::vec(0xC0u8..0xC2, 0..500), piece in 1usize..500
+        ) {
+            let mut bytes = record(1, b"before");
+            bytes.extend_from_slice(&noise);
+            bytes.extend_from_slice(&record(1, b"after"));
+            let (payloads, skipped) = scan(&bytes, piece);
+            prop_assert_eq!(payloads, vec![b"before".to_vec(), b"after".to_vec()]);
+            prop_assert_eq!(skipped, noise.len());
         }
     }
 }
