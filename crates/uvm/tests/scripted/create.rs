@@ -1,5 +1,7 @@
 //! Create: what is refused, and that a refusal leaves nothing behind.
 
+use std::time::Duration;
+
 use coracle_uvm::options::{KeeperPlacement, OptionsLcow, OptionsWcow, PreferredRootFsType};
 use coracle_uvm::{State, UtilityVm, UvmError};
 
@@ -78,6 +80,16 @@ async fn a_monitor_that_fails_leaves_nothing_behind() {
     rig.vmm.fail("launch");
     let error = rig.create_with(|o| o.options.id = "vm-1".to_owned()).await.unwrap_err();
     assert_eq!(chain(&error), "create the VM vm-1: injected failure at effect launch");
+    rig.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_monitor_that_takes_too_long_is_given_up() {
+    let rig = Rig::new(Guest::default());
+    rig.vmm.fail("launch in time");
+    let soon = Duration::from_millis(50);
+    let error = rig.create_with(|o| o.host.create_timeout = soon).await.unwrap_err();
+    assert!(matches!(error, UvmError::CreateTimeout { .. }), "{error}");
     rig.assert_clean().await;
 }
 

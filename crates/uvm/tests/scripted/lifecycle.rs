@@ -108,6 +108,21 @@ async fn a_close_that_is_given_up_goes_on() {
 }
 
 #[tokio::test]
+async fn a_vm_that_cannot_be_ended_is_reported_and_may_be_closed_again() {
+    let rig = Rig::new(Guest::default());
+    let limit = Duration::from_millis(100);
+    let vm = rig.create_with(|o| o.host.cleanup_timeout = limit).await.unwrap();
+    vm.start().await.unwrap();
+    rig.vmm.fail("kill");
+    let error = within("the close", vm.close()).await.unwrap_err();
+    assert!(matches!(error, UvmError::StillAlive { .. }), "{error}");
+    rig.vmm.mend("kill");
+    within("the second close", vm.close()).await.unwrap();
+    within("the wait", vm.wait()).await;
+    rig.assert_clean().await;
+}
+
+#[tokio::test]
 async fn waiting_for_a_vm_that_was_not_started_waits() {
     let rig = Rig::new(Guest::default());
     let vm = rig.create().await;

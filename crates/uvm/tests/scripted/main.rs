@@ -6,4 +6,5 @@ mod create;
 mod failed_starts;
 mod guest;
 mod lifecycle;
+mod orders;
 mod support;

@@ -83,6 +83,9 @@ impl Vmm for ScriptedVmm {
         if self.fails.lock().unwrap().contains(&"launch") {
             return Err(VmmError::Injected { name: "launch" });
         }
+        if self.fails.lock().unwrap().contains(&"launch in time") {
+            std::future::pending::<()>().await;
+        }
         assert!(config.paused, "the processors stand still until start");
         *self.config.lock().unwrap() = Some(Launched {
             vcpus: config.vcpus,
