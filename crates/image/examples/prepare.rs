@@ -24,9 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(name) = arguments.next() {
         source = source.with_reference(name.to_string_lossy());
     }
-    let image = Store::open(store)?.prepare(&source, &mut talk).map_err(|error| {
+    let image = Store::open(store)?.prepare(&source, &mut talk).inspect_err(|error| {
         eprintln!("{}: {}", error.code(), error.help());
-        error
     })?;
     let took = talk.start.elapsed().as_secs_f64() * 1e3;
     eprintln!("{took:>8.1} ms  {:?}, cached: {}", source.kind(), image.cached);

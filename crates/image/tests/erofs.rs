@@ -132,6 +132,45 @@ fn extended_attributes_of_every_size_are_kept() {
 }
 
 #[test]
+fn sizes_around_every_boundary_are_kept_with_and_without_attributes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, file) = create(dir.path());
+    let mut writer = Writer::new(file);
+    let mut tree = Tree::new(Metadata::with_mode(0o755));
+    let sizes = [0_usize, 1, 2047, 2048, 2049, 4031, 4032, 4033, 4095, 4096, 4097, 6144, 6145];
+    let each = || sizes.iter().flat_map(|size| [0, 100, 1984, 3900].map(|xattr| (*size, xattr)));
+    let bytes = |size: usize| (0..=250_u8).cycle().take(size).collect::<Vec<u8>>();
+    for (size, xattr) in each() {
+        let mut metadata = Metadata::with_mode(0o644);
+        if xattr > 0 {
+            metadata.xattrs.insert(b"trusted.x".as_slice().into(), vec![b'v'; xattr].into());
+        }
+        let mut content = writer.file();
+        content.write(&bytes(size)).unwrap();
+        let node = Node::new(metadata.clone(), Kind::File(content.finish().unwrap()));
+        let name = |kind| Name::new(format!("{kind}-{size}-{xattr}").as_bytes()).unwrap();
+        tree.add(Tree::ROOT, name("file"), node).unwrap();
+        if (1..=4095).contains(&size) {
+            let node = Node::new(metadata, Kind::Symlink(vec![b't'; size].into()));
+            tree.add(Tree::ROOT, name("link"), node).unwrap();
+        }
+    }
+    writer.finish(&tree).unwrap();
+    fsck(&path);
+    let mount = Mount::new(&path);
+    let seen = survey(mount.path());
+    for (size, xattr) in each() {
+        let name = format!("file-{size}-{xattr}");
+        assert_eq!(fs::read(mount.path().join(&name)).unwrap(), bytes(size), "{name}");
+        let found = seen[Path::new(&name)].xattrs.get("trusted.x").map_or(0, |x| x.0.len());
+        assert_eq!(found, xattr, "{name}");
+        if let Some(link) = seen.get(Path::new(&format!("link-{size}-{xattr}"))) {
+            assert_eq!(link.kind.len(), "-> ".len() + size, "link of {name}");
+        }
+    }
+}
+
+#[test]
 fn a_file_larger_than_4_gib_is_a_hole_with_an_end() {
     let dir = tempfile::tempdir().unwrap();
     let (path, file) = create(dir.path());
