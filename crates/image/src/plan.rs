@@ -80,7 +80,7 @@ pub enum PlanError {
         /// Why not.
         source: ErofsError,
     },
-    /// More files than [`NODES_MAX`].
+    /// More than 4 194 304 files.
     #[error("the image would have more than {NODES_MAX} files, at {path:?} in the tar")]
     TooMany {
         /// The path as it stands in the tar.
