@@ -40,6 +40,9 @@ pub enum OptionsError {
     /// The host cannot take unused memory back.
     #[error("EnableColdDiscardHint is not supported on builds older than 18967")]
     ColdDiscardUnsupported,
+    /// Files and processes are named after the id.
+    #[error("ID '{0}' is not 1 to 128 letters, digits or '.', '_', '-', '@', the first no sign")]
+    Id(String),
     /// A processor limit is 1 to 100000, the whole of the processors.
     #[error("ProcessorLimit {0} is not between 1 and 100000")]
     ProcessorLimit(u32),
@@ -137,8 +140,20 @@ pub fn check_lcow(
     if opts.enable_cold_discard_hint && !host.cold_discard {
         return Err(OptionsError::ColdDiscardUnsupported);
     }
+    check_id(&opts.options.id)?;
     check_processors(&opts.options)?;
     check_cold_disks(opts)
+}
+
+/// The seed takes any text for an id. Here a folder and a control group are named after it, so it
+/// must not lead anywhere else. Empty is one that is still to be made.
+fn check_id(id: &str) -> Result<(), OptionsError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-@".contains(c);
+    let first = id.chars().next().is_none_or(|c| c.is_ascii_alphanumeric());
+    if first && id.len() <= 128 && id.chars().all(plain) {
+        return Ok(());
+    }
+    Err(OptionsError::Id(id.to_owned()))
 }
 
 /// The ranges the seed leaves to its platform.
@@ -311,6 +326,16 @@ mod tests {
         assert!(verdict(|o| o.options.processor_limit = 90_000).is_ok());
         assert!(verdict(|o| o.options.processor_limit = 100_001).is_err());
         assert!(verdict(|o| o.options.processor_weight = 10_001).is_err());
+    }
+
+    #[test]
+    fn an_id_never_leads_to_another_folder() {
+        for id in ["", "a", "pod-7@vm", "00000000-0000-0000-0000-000000000000"] {
+            assert!(verdict(|o| o.options.id = id.to_owned()).is_ok(), "{id}");
+        }
+        for id in [".", "..", "../a", "a/b", "/a", "-a", "a b", "a\0", &"a".repeat(129)] {
+            assert!(verdict(|o| o.options.id = id.to_owned()).is_err(), "{id}");
+        }
     }
 
     fn disk(serial: &str) -> ColdDisk {

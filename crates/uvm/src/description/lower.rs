@@ -17,7 +17,7 @@ use crate::options::{ColdDisk, SCSI_LUNS};
 pub struct Surroundings<'a> {
     /// The machine's UUID.
     pub id: Uuid,
-    /// The VM's name, as processes and folders are named after it.
+    /// The VM's id, which processes and folders are named after.
     pub name: &'a str,
     /// The run folder, which exists.
     pub run_dir: &'a Path,
@@ -59,7 +59,7 @@ pub fn lower(
     let vcpus = topology.processor.count.filter(|count| *count > 0).unwrap_or(1);
 
     let mut config = vmm::VmConfig::new(around.id, around.run_dir, boot(&machine.chipset)?);
-    config.name = around.name.to_owned();
+    config.name = around.name.replace('@', "-");
     config.paused = true;
     config.vcpus = vcpus;
     config.memory = memory(&topology.memory, description.coracle.lock_memory)?;

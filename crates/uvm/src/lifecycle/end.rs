@@ -94,7 +94,7 @@ impl Machine {
         let _ = timeout(LAST_WORDS, self.life.until_output_done()).await;
         let keeper = locked(&self.keeper).take();
         if let Some(keeper) = keeper {
-            keeper.stop(self.host.cleanup_timeout).await;
+            keeper.stop(&self.channel, self.host.cleanup_timeout).await;
         }
         self.finish_output().await;
         drop(locked(&self.run_dir).take());

@@ -106,8 +106,14 @@ impl RunningKeeper {
         Ok(Self::Process(child))
     }
 
-    /// Stops it and waits until it is gone; by force when it takes too long.
-    pub(super) async fn stop(self, limit: Duration) {
+    /// Stops it and waits until it is gone, by force when it takes too long; then takes away the
+    /// lock it leaves.
+    pub(super) async fn stop(self, dir: &ChannelDir, limit: Duration) {
+        self.end(limit).await;
+        remove_lock(dir);
+    }
+
+    async fn end(self, limit: Duration) {
         match self {
             Self::Task { stop, mut task } => {
                 // It may have ended with its VM.
@@ -124,6 +130,19 @@ impl RunningKeeper {
                 }
             }
         }
+    }
+}
+
+/// Removes the lock of a keeper that is gone. A keeper cannot do so itself: somebody might just
+/// have opened the file to lock it.
+fn remove_lock(dir: &ChannelDir) {
+    if keeper::is_running(dir) {
+        return;
+    }
+    match std::fs::remove_file(dir.path().join("keeper.lock")) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(%error, "cannot remove the lock of a keeper that is gone"),
     }
 }
 

@@ -7,23 +7,12 @@ use std::path::{Path, PathBuf};
 
 use crate::errors::{Result, UvmError};
 
-/// A run folder; one that we made is removed with all that is in it, one that was there stays and
-/// loses what the keeper left: its lock, which a dead keeper cannot remove without a race.
+/// A run folder; one that we made is removed with all that is in it, one that was there stays.
 #[derive(Debug)]
 pub(super) struct RunDir {
     path: PathBuf,
-    then: Then,
+    ours: bool,
 }
-
-/// What becomes of the folder.
-#[derive(Debug, Clone, Copy)]
-enum Then {
-    RemoveFolder,
-    RemoveLock,
-    Leave,
-}
-
-const KEEPER_LOCK: &str = "keeper.lock";
 
 impl RunDir {
     /// Makes the folder, for us alone, unless it is there.
@@ -35,14 +24,12 @@ impl RunDir {
         };
         let parent = path.parent().unwrap_or(Path::new("/"));
         DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
-        let then = match DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => Then::RemoveFolder,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
-                Then::RemoveLock
-            }
+        let ours = match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => false,
             Err(error) => return Err(failed(error)),
         };
-        Ok(Self { path, then })
+        Ok(Self { path, ours })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -51,23 +38,16 @@ impl RunDir {
 
     /// Leaves the folder to a VM that outlives us.
     pub(super) fn leave(mut self) {
-        self.then = Then::Leave;
+        self.ours = false;
     }
 }
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        let removed = match self.then {
-            Then::RemoveFolder => fs::remove_dir_all(&self.path),
-            Then::RemoveLock => fs::remove_file(self.path.join(KEEPER_LOCK)),
-            Then::Leave => Ok(()),
-        };
-        match removed {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::warn!(path = %self.path.display(), %error, "cannot clear the run folder");
-            }
+        if self.ours
+            && let Err(error) = fs::remove_dir_all(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the run folder");
         }
     }
 }

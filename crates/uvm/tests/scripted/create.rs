@@ -119,6 +119,18 @@ async fn a_port_somebody_listens_on_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
+async fn two_vms_never_share_a_folder_and_the_first_goes_on() {
+    let rig = Rig::new(Guest::default());
+    let first = rig.started().await;
+    let before = files(&rig.run_dir());
+    // The first VM's boot sockets are gone, its machine's are there.
+    assert!(rig.create_with(|_| {}).await.is_err());
+    assert_eq!(files(&rig.run_dir()), before);
+    assert_eq!(first.dump_stacks().await.unwrap(), "a stack");
+    first.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn the_sockets_of_the_boot_are_bound_before_it() {
     let rig = Rig::new(Guest::default());
     let vm = rig.create().await;
@@ -155,8 +167,8 @@ async fn a_vm_has_the_identity_its_options_gave_or_one_of_its_own() {
     assert_eq!(vm.uvm_mount_counter(), 1);
     vm.close().await.unwrap();
 
-    let named = rig.create_with(|o| o.options.id = "pod-7".to_owned()).await.unwrap();
-    assert_eq!(named.id(), "pod-7");
+    let named = rig.create_with(|o| o.options.id = "pod-7@vm".to_owned()).await.unwrap();
+    assert_eq!(named.id(), "pod-7@vm");
     named.close().await.unwrap();
 }
 

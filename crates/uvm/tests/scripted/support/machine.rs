@@ -92,13 +92,19 @@ impl Vmm for ScriptedVmm {
             memory_mib: config.memory.size.0,
             serials: config.disks.iter().map(|disk| disk.serial.clone()).collect(),
         });
+        let taken = |source| VmmError::Host {
+            operation: "listen on",
+            object: "a serial port".to_owned(),
+            source,
+        };
         let ports = config.serial_ports.iter().map(|port| {
-            let listener = UnixListener::bind(&port.socket).unwrap();
+            let listener = UnixListener::bind(&port.socket).map_err(taken)?;
             listener.set_nonblocking(true).unwrap();
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
-            Box::new(SocketPort::new(listener).unwrap())
+            Ok(Box::new(SocketPort::new(listener).unwrap()))
         });
-        let [control, streams] = ports.collect::<Vec<_>>().try_into().ok().unwrap();
+        let ports = ports.collect::<Result<Vec<_>, VmmError>>()?;
+        let [control, streams] = ports.try_into().ok().unwrap();
         let state = watch::Sender::new(None);
         *self.state.lock().unwrap() = Some(state.clone());
         Ok(Box::new(Machine {
