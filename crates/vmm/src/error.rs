@@ -158,3 +158,47 @@ pub enum VmmError {
         timeout: Duration,
     },
 }
+
+impl VmmError {
+    /// A code for programs and documentation; it never changes.
+    pub fn code(&self) -> &'static str {
+        match self {
+            VmmError::NotInstalled { .. } => "E-VMM-NOT-INSTALLED",
+            VmmError::Open { .. } => "E-VMM-OPEN",
+            VmmError::Broken { .. } => "E-VMM-BROKEN-FILE",
+            VmmError::Config(_) => "E-VMM-CONFIG",
+            VmmError::DeviceId { .. } => "E-VMM-DEVICE-ID",
+            VmmError::NoKvm { .. } => "E-VMM-NO-KVM",
+            VmmError::MemoryTooSmall { .. } => "E-VMM-MEMORY-SMALL",
+            VmmError::MemoryLock { .. } => "E-VMM-MEMORY-LOCK",
+            VmmError::Host { .. } => "E-VMM-HOST",
+            VmmError::Injected { .. } => "E-VMM-INJECTED",
+            VmmError::Launch { .. } => "E-VMM-LAUNCH",
+            VmmError::Control { .. } => "E-VMM-CONTROL",
+            VmmError::Gone => "E-VMM-GONE",
+            VmmError::Busy => "E-VMM-BUSY",
+            VmmError::NotThatVm { .. } => "E-VMM-OTHER-VM",
+            VmmError::UnknownDevice { .. } => "E-VMM-DEVICE-UNKNOWN",
+            VmmError::DeviceExists { .. } => "E-VMM-DEVICE-EXISTS",
+            VmmError::PlaceTaken { .. } => "E-VMM-PLACE-TAKEN",
+            VmmError::NoSuchPlace { .. } => "E-VMM-NO-PLACE",
+            VmmError::Full { .. } => "E-VMM-FULL",
+            VmmError::UnplugTimeout { .. } => "E-VMM-UNPLUG-TIME",
+        }
+    }
+
+    /// What a person can do about it, where that is known.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            VmmError::NotInstalled { package, .. } => Some(format!("apt-get install {package}")),
+            VmmError::Open { what: "kernel" | "initrd", .. }
+            | VmmError::Broken { what: "kernel" | "initrd", .. } => {
+                Some("run `make setup`, or name another with --kernel".into())
+            }
+            VmmError::NoKvm { .. } => Some("use --accel tcg, or see coracle doctor".into()),
+            VmmError::MemoryTooSmall { least, .. } => Some(format!("use --memory {}M", least.0)),
+            VmmError::MemoryLock { .. } => Some("ulimit -l unlimited".into()),
+            _ => None,
+        }
+    }
+}

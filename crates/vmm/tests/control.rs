@@ -53,7 +53,7 @@ async fn answers_are_told_apart_by_their_ids() {
         writeln!(stream, r#"{{"event":"STOP","timestamp":{{}}}}"#).unwrap();
         writeln!(stream, r#"{{"return":{{"status":"paused"}},"id":{first}}}"#).unwrap();
     });
-    let client = Client::connect(&path, PATIENCE).await.unwrap();
+    let client = Client::connect(&path, PATIENCE, PATIENCE).await.unwrap();
     let mut events = client.events();
     let (status, cont) = tokio::join!(client.run(QueryStatus {}), client.run(Cont {}));
     assert_eq!(status.unwrap().status, "paused");
@@ -70,7 +70,7 @@ async fn an_answer_that_comes_too_late_is_not_taken_for_another() {
         writeln!(stream, r#"{{"return":{{"status":"running"}},"id":{late}}}"#).unwrap();
         writeln!(stream, r#"{{"return":{{"status":"paused"}},"id":{next}}}"#).unwrap();
     });
-    let client = Client::connect(&path, SHORT).await.unwrap();
+    let client = Client::connect(&path, SHORT, SHORT).await.unwrap();
     let error = client.run(QueryStatus {}).await.unwrap_err();
     assert!(matches!(error, QmpError::Timeout(SHORT)), "{error:?}");
     assert_eq!(client.run(QueryStatus {}).await.unwrap().status, "paused");
@@ -88,7 +88,7 @@ async fn an_endless_line_ends_the_connection() {
         }
         assert!(sent < 4 * MAX_LINE, "the client read {sent} bytes");
     });
-    let client = Client::connect(&path, PATIENCE).await.unwrap();
+    let client = Client::connect(&path, PATIENCE, PATIENCE).await.unwrap();
     let error = client.run(Stop {}).await.unwrap_err();
     assert!(matches!(error, QmpError::Closed), "{error:?}");
     thread.join().unwrap();
@@ -103,7 +103,7 @@ async fn garbage_ends_the_connection_and_every_wait_on_it() {
         let mut rest = String::new();
         assert_eq!(lines.read_line(&mut rest).unwrap(), 0, "the client hangs up");
     });
-    let client = Client::connect(&path, PATIENCE).await.unwrap();
+    let client = Client::connect(&path, PATIENCE, PATIENCE).await.unwrap();
     let del = DeviceDel { id: "x".into() };
     let (one, two) = tokio::join!(client.run(QueryStatus {}), client.run(del));
     assert!(matches!(one, Err(QmpError::Closed)) && matches!(two, Err(QmpError::Closed)));
@@ -118,7 +118,7 @@ async fn an_answer_of_the_wrong_shape_is_an_error_of_its_own() {
         let id = request(lines);
         writeln!(stream, r#"{{"return":[1,2],"id":{id}}}"#).unwrap();
     });
-    let client = Client::connect(&path, PATIENCE).await.unwrap();
+    let client = Client::connect(&path, PATIENCE, PATIENCE).await.unwrap();
     let error = client.run(QueryStatus {}).await.unwrap_err();
     assert!(matches!(&error, QmpError::Protocol(_)), "{error:?}");
     thread.join().unwrap();
@@ -129,9 +129,9 @@ async fn a_socket_that_never_greets_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("qmp.sock");
     let _listener = UnixListener::bind(&path).unwrap();
-    let error = Client::connect(&path, SHORT).await.unwrap_err();
+    let error = Client::connect(&path, SHORT, SHORT).await.unwrap_err();
     assert!(matches!(error, QmpError::Timeout(SHORT)), "{error:?}");
-    let error = Client::connect(&dir.path().join("none"), SHORT).await.unwrap_err();
+    let error = Client::connect(&dir.path().join("none"), SHORT, SHORT).await.unwrap_err();
     assert!(matches!(error, QmpError::Connect(_)), "{error:?}");
 }
 
@@ -141,7 +141,7 @@ async fn dropping_the_client_hangs_up() {
         let mut rest = String::new();
         assert_eq!(lines.read_line(&mut rest).unwrap(), 0);
     });
-    let client = Client::connect(&path, PATIENCE).await.unwrap();
+    let client = Client::connect(&path, PATIENCE, PATIENCE).await.unwrap();
     let again = client.clone();
     drop(client);
     let events = again.events();

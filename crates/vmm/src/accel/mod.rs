@@ -3,7 +3,7 @@
 //! That `/dev/kvm` opens proves nothing. Some hosts offer a KVM that emulates a guest instruction
 //! by instruction, a thousand times slower than QEMU's translator; its version, its extensions
 //! and even a guest of one `hlt` look perfect. Only work tells, so a virtual CPU is made to do
-//! some (see [`trial`]). The verdict holds for one boot of the host and is remembered in a file.
+//! some (see `trial.rs`). The verdict holds for one boot of the host and is remembered in a file.
 
 mod trial;
 
@@ -11,7 +11,6 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::OnceLock,
-    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -188,9 +187,6 @@ impl Memory {
         }
     }
 }
-
-/// How long the trial may take, for documentation and doctors.
-pub const TRIAL_LIMIT: Duration = trial::LIMIT;
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use super::{Attached, Console, Machine, TTY_SOCKET, screen};
+use super::{Attached, Console, Machine, PATIENCE, TTY_SOCKET, screen};
 use crate::{
     VmIdentity, VmmError,
     effect::Effects,
@@ -30,7 +30,7 @@ pub(crate) async fn adopt(identity: &VmIdentity, effects: Effects) -> Result<Mac
     if process.start_time() != identity.start_time || process.is_dead() {
         return Err(VmmError::Gone);
     }
-    let control = match Client::connect(&identity.control_socket, GREETING).await {
+    let control = match Client::connect(&identity.control_socket, GREETING, PATIENCE).await {
         Ok(client) => client,
         Err(QmpError::Timeout(_)) => return Err(VmmError::Busy),
         Err(_) if process.is_dead() => return Err(VmmError::Gone),

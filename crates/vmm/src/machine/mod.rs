@@ -19,6 +19,7 @@
 
 mod adopt;
 pub(crate) mod console;
+mod debris;
 mod exit;
 mod hotplug;
 pub(crate) mod screen;
@@ -37,6 +38,7 @@ use std::{
 pub(crate) use adopt::adopt;
 use async_trait::async_trait;
 pub(crate) use console::Console;
+pub(crate) use debris::Debris;
 use tokio::{
     net::{UnixListener, unix::pipe::Receiver},
     sync::{broadcast, watch},
@@ -45,7 +47,6 @@ use tokio::{
 
 use crate::{
     Device, DeviceId, ExitReason, Vm, VmEvent, VmIdentity, VmStats, VmStatus, VmmError,
-    cgroup::Hierarchy,
     effect::Effects,
     process::{Process, ProcessStat, Tail, ticks, uptime},
     qmp::{
@@ -99,50 +100,6 @@ pub(crate) struct Attached {
     pub(crate) console: Option<Console>,
     /// Where clients of its screen dial.
     pub(crate) screen: Option<UnixListener>,
-}
-
-/// What a launch leaves behind when it fails half-way, or the VM at its end.
-#[derive(Debug, Default)]
-pub(crate) struct Debris {
-    pub(crate) process: Option<Process>,
-    pub(crate) sockets: Vec<PathBuf>,
-    pub(crate) cgroup: Option<PathBuf>,
-}
-
-impl Debris {
-    /// Kills and removes all of it; complaints go to the log, since nobody can act on them.
-    pub(crate) fn clear(&mut self) {
-        if let Some(process) = self.process.take()
-            && process.kill().is_ok()
-        {
-            process.reap();
-        }
-        for socket in self.sockets.drain(..) {
-            match std::fs::remove_file(&socket) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    tracing::warn!(socket = %socket.display(), %error, "socket left behind");
-                }
-                Ok(()) | Err(_) => {}
-            }
-        }
-        let Some(group) = self.cgroup.take() else { return };
-        if let Some(Err(error)) = Hierarchy::of_host().map(|host| host.remove(&group)) {
-            tracing::warn!(%error, "cgroup left behind");
-        }
-    }
-}
-
-impl Debris {
-    /// What was debris until now is a VM: hands over its parts, which stay.
-    pub(crate) fn keep(mut self) -> (Option<Process>, Vec<PathBuf>, Option<PathBuf>) {
-        (self.process.take(), std::mem::take(&mut self.sockets), self.cgroup.take())
-    }
-}
-
-impl Drop for Debris {
-    fn drop(&mut self) {
-        self.clear();
-    }
 }
 
 impl Machine {

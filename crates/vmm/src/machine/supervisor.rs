@@ -114,7 +114,7 @@ async fn follow(shared: &Shared) -> Option<Cause> {
         if shared.process.is_dead() {
             return None;
         }
-        match Client::connect(&shared.identity.control_socket, PATIENCE).await {
+        match Client::connect(&shared.identity.control_socket, PATIENCE, PATIENCE).await {
             Ok(client) => {
                 shared.control.send_replace(Some(client));
             }

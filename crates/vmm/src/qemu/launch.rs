@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    process::{Resource, getrlimit},
+    thread::{CapabilitySet, capabilities},
+};
 use tokio::{net::unix::pipe::Receiver, time::timeout};
 
 use super::{
@@ -56,6 +59,7 @@ type Descriptors = BTreeMap<Descriptor, OwnedFd>;
 pub(super) async fn launch(qemu: &Qemu, config: VmConfig) -> Result<Machine, VmmError> {
     let (id, die_with_owner) = (config.id, config.die_with_owner);
     let (person, graphics) = (config.console.clone(), config.graphics.clone());
+    let greeting = PATIENCE + touching(&config);
     let tty = config.run_dir.join(TTY_SOCKET);
     let control_socket = config.run_dir.join("qmp.sock");
     let program = find(&qemu.program)?;
@@ -77,7 +81,7 @@ pub(super) async fn launch(qemu: &Qemu, config: VmConfig) -> Result<Machine, Vmm
     qemu.effects.announce("launch.connect")?;
     let control = tokio::select! {
         biased;
-        control = Client::connect(&control_socket, PATIENCE) => control,
+        control = Client::connect(&control_socket, greeting, PATIENCE) => control,
         () = process.ended_unreaped() => Err(QmpError::Closed),
     };
     let control = match control {
@@ -226,6 +230,18 @@ fn open_boot(config: &VmConfig) -> Result<Descriptors, VmmError> {
     Ok(descriptors)
 }
 
+/// How much longer a monitor is silent which touches all of its memory before it answers.
+fn touching(config: &VmConfig) -> Duration {
+    /// A slow host's pace.
+    const MIB_PER_SECOND: u64 = 256;
+    match (config.memory.prealloc, config.memory.lock) {
+        (false, Lock::No) => Duration::ZERO,
+        (true, _) | (_, Lock::IfAllowed | Lock::Required) => {
+            Duration::from_secs(config.memory.size.0 / MIB_PER_SECOND)
+        }
+    }
+}
+
 /// Why a VM never answered.
 async fn explain(process: &Process, complaints: &mut Receiver, error: QmpError) -> VmmError {
     // It closes the socket a moment before it ends.
@@ -268,9 +284,9 @@ fn may_lock(config: &VmConfig) -> Result<bool, VmmError> {
     let needed = config.memory.size.0 + MONITOR_MIB;
     let limit = getrlimit(Resource::Memlock).maximum;
     let Some(limit) = limit.filter(|limit| limit >> 20 < needed) else { return Ok(true) };
-    let unlimited = Rlimit { current: getrlimit(Resource::Memlock).current, maximum: None };
-    // Whoever may raise the limit for itself may for its child.
-    if setrlimit(Resource::Memlock, unlimited).is_ok() {
+    // Whoever may raise the limit does so for the child.
+    let ours = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    if ours.contains(CapabilitySet::SYS_RESOURCE) {
         return Ok(true);
     }
     let allowed = limit >> 20;

@@ -46,13 +46,17 @@ struct Request {
 }
 
 impl Client {
-    /// Connects, reads the greeting and negotiates, all within `patience`, which is also the
-    /// time each command has from then on.
+    /// Connects and waits at most `greeting` for the other end to greet; each command from then on
+    /// has `patience`.
     ///
     /// # Errors
     /// [`QmpError::Connect`], [`QmpError::Timeout`] when no greeting comes (another client is
     /// being served), or what else a first command may fail with.
-    pub async fn connect(path: &Path, patience: Duration) -> Result<Self, QmpError> {
+    pub async fn connect(
+        path: &Path,
+        greeting: Duration,
+        patience: Duration,
+    ) -> Result<Self, QmpError> {
         let negotiate = async {
             let stream = socket::connect(path).await.map_err(QmpError::Connect)?;
             let mut wire = Wire { stream, buffer: Vec::new(), scanned: 0 };
@@ -63,7 +67,7 @@ impl Client {
             Ok(wire)
         };
         let wire =
-            timeout(patience, negotiate).await.map_err(|_| QmpError::Timeout(patience))??;
+            timeout(greeting, negotiate).await.map_err(|_| QmpError::Timeout(greeting))??;
         let (requests, inbox) = mpsc::channel(16);
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let client = Self { requests, events: events.downgrade(), patience };

@@ -128,7 +128,7 @@ commands! {
     };
 }
 
-/// Adds a block node; the arguments are the node (see [`crate::qemu::block`]).
+/// Adds a block node; the arguments are the node.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub struct BlockdevAdd(pub Value);

@@ -11,23 +11,26 @@
 //! | nic `n` | network backend `n.net` |
 //! | serial port `p` | controller `p.hub`, character device `p.chr` |
 
+mod disk;
+mod nic;
+mod port;
+
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Shared;
 use crate::{
-    Device, DeviceId, Disk, Nic, SerialPort, VmmError,
+    Device, DeviceId, VmmError,
     effect::Effects,
     qemu::device as shape,
     qmp::{
         Client, QmpError,
         command::{
-            AddFd, BlockdevAdd, BlockdevDel, ChardevAdd, ChardevRemove, CloseFd, Command,
-            DeviceAdd, DeviceDel, GetFd, NetdevAddTap, NetdevDel, QomList, QueryFdsets, RemoveFd,
+            BlockdevDel, ChardevRemove, Command, DeviceAdd, DeviceDel, NetdevDel, QomList,
+            QueryFdsets, RemoveFd,
         },
     },
-    socket,
 };
 
 /// How often an unplug looks for itself whether the device is gone, in case the event was lost.
@@ -59,7 +62,7 @@ pub(super) async fn unplug(
         Wait::Late => VmmError::UnplugTimeout { id: id.clone(), timeout: patience },
         Wait::Failed(error) => error,
     };
-    let hub = format!("{id}.hub");
+    let hub = shape::port_hub_id(id);
     let devices = bench.devices().await?;
     let mut found = false;
     for name in [id.as_str(), &hub] {
@@ -118,120 +121,6 @@ impl Bench<'_> {
             .filter(|item| item.kind.starts_with("child<"))
             .map(|item| item.name)
             .collect())
-    }
-
-    async fn plug_disk(&self, disk: Disk) -> Result<(), VmmError> {
-        let id = disk.id.clone();
-        let kind = shape::file_kind(&disk.file)?;
-        let objects = self.run(QomList { path: "/objects".into() }).await?;
-        let throttled = objects.iter().any(|object| object.name == shape::THROTTLE);
-        self.effects().announce("disk.descriptor")?;
-        let (node, device) = (shape::disk_node(&disk, kind, throttled), shape::disk_device(&disk));
-        let opaque = id.to_string();
-        let added = self.client.run_with(AddFd { opaque }, disk.file).await;
-        let set = self.shared.result(AddFd::NAME, added)?.fdset_id;
-        let result = async {
-            self.effects().announce("disk.node")?;
-            self.add_node(&id, node(set)).await?;
-            let result = async {
-                self.effects().announce("disk.device")?;
-                self.add_device(&id, device).await
-            };
-            if let Err(error) = result.await {
-                self.undo(BlockdevDel { node_name: id.to_string() }).await;
-                return Err(error);
-            }
-            Ok(())
-        };
-        if let Err(error) = result.await {
-            self.undo(RemoveFd { fdset_id: set }).await;
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    async fn add_node(&self, id: &DeviceId, node: serde_json::Value) -> Result<(), VmmError> {
-        match self.client.run(BlockdevAdd(node)).await {
-            Ok(_) => Ok(()),
-            Err(QmpError::Refused { desc, .. }) if desc.starts_with("Duplicate") => {
-                Err(VmmError::DeviceExists { id: id.clone() })
-            }
-            Err(error) => Err(self.shared.failure(BlockdevAdd::NAME, error)),
-        }
-    }
-
-    async fn plug_nic(&self, nic: Nic) -> Result<(), VmmError> {
-        let id = nic.id.clone();
-        let backend = shape::nic_backend(&id);
-        let (mac, name) = (nic.mac, id.to_string());
-        self.effects().announce("nic.descriptor")?;
-        let passed = self.client.run_with(GetFd { name: name.clone() }, nic.tap).await;
-        self.shared.result(GetFd::NAME, passed)?;
-        let result = async {
-            self.effects().announce("nic.backend")?;
-            let add = NetdevAddTap { kind: "tap", id: backend.clone(), fd: name.clone() };
-            self.run(add).await.map(|_| ())
-        };
-        if let Err(error) = result.await {
-            self.undo(CloseFd { name }).await;
-            return Err(error);
-        }
-        let result = async {
-            self.effects().announce("nic.device")?;
-            self.add_behind_bridge(&id, |bus| shape::nic_device(&id, mac, bus)).await
-        };
-        if let Err(error) = result.await {
-            self.undo(NetdevDel { id: backend }).await;
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    async fn plug_port(&self, port: SerialPort) -> Result<(), VmmError> {
-        let id = &port.id;
-        self.effects().announce("port.socket")?;
-        let listener = socket::listen(&port.socket).map_err(|source| VmmError::Host {
-            operation: "listen on",
-            object: port.socket.display().to_string(),
-            source,
-        })?;
-        let result = async {
-            let name = shape::port_chardev(id);
-            self.effects().announce("port.descriptor")?;
-            let passed = self.client.run_with(GetFd { name: name.clone() }, listener).await;
-            self.shared.result(GetFd::NAME, passed)?;
-            if let Err(error) = self.run(ChardevAdd(shape::port_backend(id))).await {
-                self.undo(CloseFd { name }).await;
-                return Err(error);
-            }
-            let result = self.plug_port_devices(&port).await;
-            if result.is_err() {
-                self.undo(ChardevRemove { id: name }).await;
-            }
-            result
-        };
-        let result = result.await;
-        match result {
-            Ok(()) => drop(self.shared.sockets().insert(id.clone(), port.socket.clone())),
-            // It was ours a moment ago; if it is gone, so much the better.
-            Err(_) => drop(std::fs::remove_file(&port.socket)),
-        }
-        result
-    }
-
-    async fn plug_port_devices(&self, port: &SerialPort) -> Result<(), VmmError> {
-        let id = &port.id;
-        self.effects().announce("port.controller")?;
-        self.add_behind_bridge(id, |bus| shape::port_hub(id, Some(bus))).await?;
-        let result = async {
-            self.effects().announce("port.device")?;
-            self.add_device(id, shape::port_device(port)).await
-        };
-        if let Err(error) = result.await {
-            self.undo(DeviceDel { id: shape::port_hub_id(id) }).await;
-            return Err(error);
-        }
-        Ok(())
     }
 
     /// Adds a PCI device behind the first bridge with a free place.
