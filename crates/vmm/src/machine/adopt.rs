@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// How long the greeting may take; a socket that accepts without greeting serves another.
-const GREETING: Duration = Duration::from_secs(3);
+const GREETING: Duration = Duration::from_secs(5);
 
 /// Adopts the VM of that identity.
 pub(crate) async fn adopt(identity: &VmIdentity, effects: Effects) -> Result<Machine, VmmError> {

@@ -75,10 +75,7 @@ async fn watch(shared: &Shared) -> (Option<Cause>, Ending) {
         }
         cause = &mut guest => cause,
     };
-    let ending = tokio::select! {
-        ending = &mut ended => return (cause, ending),
-        () = end(shared) => timeout(LAST_WORDS, &mut ended).await,
-    };
+    let ending = timeout(LAST_WORDS, async { tokio::join!(&mut ended, end(shared)).0 }).await;
     match ending {
         Ok(ending) => (cause, ending),
         Err(_) => {
