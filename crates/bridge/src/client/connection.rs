@@ -377,6 +377,7 @@ impl Inner {
             Session::Number(number) => Some(number),
             Session::Next => Some(1),
         };
+        let mut retried = false;
         loop {
             let offer = session.map(|session| CoracleHost {
                 version: CoracleHost::VERSION,
@@ -392,10 +393,13 @@ impl Inner {
                 (response.result.is_ok(), session, current)
                 && offered <= current
             {
-                if self.options.session != Session::Next {
-                    return Err(BridgeError::StaleSession { offered, current });
+                // Asked for the next session we try once more, as that should do.
+                let next = current.checked_add(1).filter(|_| !retried);
+                match (self.options.session, next) {
+                    (Session::Next, Some(next)) => session = Some(next),
+                    _ => return Err(BridgeError::StaleSession { offered, current }),
                 }
-                session = Some(current + 1);
+                retried = true;
                 continue;
             }
             let negotiated = succeeded(response)?;

@@ -81,6 +81,14 @@ pub enum BridgeError {
     /// A long answer, fetched in pieces, could not be put together.
     #[error("fetching a long answer: {0}")]
     LongAnswer(String),
+    /// The guest named an offset for a resumed stream that no stream has.
+    #[error("the guest resumes a stream of process {pid} at offset {offset}, which no stream has")]
+    Offset {
+        /// The process.
+        pid: u32,
+        /// The offset.
+        offset: u64,
+    },
     /// The process has not exited yet.
     #[error("process {0} has not exited")]
     NotExited(u32),

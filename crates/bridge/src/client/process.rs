@@ -18,7 +18,7 @@ use crate::message::{
     ResizeConsole, SignalOptions, SignalProcess, VsockStdioRelay,
 };
 use crate::stdio::{
-    DEFAULT_RING, OutputRing, SharedRing, StdStream, WhenFull, serve_output, serve_output_raw,
+    DEFAULT_RING, OFFSET_MAX, OutputRing, SharedRing, StdStream, WhenFull, serve_output, serve_output_raw,
 };
 
 /// Where the standard streams of a resumed process go on.
@@ -173,6 +173,10 @@ pub(super) async fn resume(
         std_err: asked.std_err,
     };
     let attached = connection.inner.steady(&container, request).await?;
+    let furthest = attached.std_in.max(attached.std_out).max(attached.std_err);
+    if furthest > OFFSET_MAX {
+        return Err(BridgeError::Offset { pid, offset: furthest });
+    }
     let start = Start { ring, attached, asked };
     Ok(Process::new(connection.clone(), container, pid, streams, start))
 }

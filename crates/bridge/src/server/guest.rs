@@ -374,8 +374,8 @@ impl Shared {
                 streams.ring(stream).cloned().map(|ring| streams::Carried::Output(ring, from))
             }
         };
-        // The service did not open a stream that was asked for: closing says so.
-        let Some(carried) = carried else { return };
+        // A stream that was asked for and does not exist is one that ended at once.
+        let carried = carried.unwrap_or_else(|| streams::Carried::absent(stream));
         let shared = Arc::clone(self);
         let (extended, superseded) = (link.facts.extended, link.superseded.clone());
         let closed = self.closed.clone();

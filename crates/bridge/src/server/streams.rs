@@ -7,7 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::service::{Connection, Source};
 use crate::stdio::{
-    Input, SharedRing, serve_input, serve_input_raw, serve_output, serve_output_raw,
+    Input, OutputRing, SharedRing, StdStream, serve_input, serve_input_raw, serve_output,
+    serve_output_raw,
 };
 
 /// Bytes read from a pipe at once.
@@ -43,6 +44,24 @@ pub(super) enum Carried {
     Input(Arc<Input>),
     /// With the offset it begins at.
     Output(SharedRing, u64),
+}
+
+impl Carried {
+    /// In place of a stream the process does not have.
+    pub(super) fn absent(stream: StdStream) -> Self {
+        match stream {
+            StdStream::In => {
+                let input = Input::new(Box::new(tokio::io::sink()));
+                input.close();
+                Self::Input(Arc::new(input))
+            }
+            StdStream::Out | StdStream::Err => {
+                let ring = SharedRing::new(OutputRing::default());
+                ring.finish();
+                Self::Output(ring, 0)
+            }
+        }
+    }
 }
 
 /// Carries a stream over a connection until either ends, or `until`.

@@ -17,6 +17,10 @@ pub const HEADER_LEN: usize = 16;
 /// Most bytes that one `Data` frame carries, so that no peer makes us hold more.
 pub const DATA_MAX: usize = 64 * 1024 - HEADER_LEN;
 
+/// Highest offset a frame may name. No stream gets that long, and sums with a
+/// frame's length cannot overflow, whatever the other end says.
+pub const OFFSET_MAX: u64 = u64::MAX >> 1;
+
 const OPEN: u8 = 1;
 const DATA: u8 = 2;
 const EOF: u8 = 3;
@@ -82,6 +86,9 @@ pub enum FrameFault {
         /// The length the header gave.
         length: u32,
     },
+    /// An offset beyond [`OFFSET_MAX`].
+    #[error("stdio frame names offset {0}, which no stream has")]
+    Offset(u64),
     /// The three bytes after the kind are not zero.
     #[error("stdio frame header has non-zero reserved bytes")]
     Reserved,
@@ -147,6 +154,9 @@ impl Frame {
         if !fits {
             return Err(wrong);
         }
+        if kind != OPEN && offset > OFFSET_MAX {
+            return Err(FrameFault::Offset(offset));
+        }
         if from.len() < HEADER_LEN + payload {
             return Ok(None);
         }
@@ -155,7 +165,10 @@ impl Frame {
         Ok(Some(match kind {
             OPEN => Self::Open { session: offset, port: body.get_u32_le() },
             DATA => Self::Data { offset, bytes: body },
-            GAP => Self::Gap { from: offset, to: body.get_u64_le() },
+            GAP => match body.get_u64_le() {
+                to @ 0..=OFFSET_MAX => Self::Gap { from: offset, to },
+                to => return Err(FrameFault::Offset(to)),
+            },
             EOF => Self::Eof { offset },
             ACK => Self::Ack { offset },
             _ => Self::Stop { offset },
@@ -185,12 +198,12 @@ mod tests {
     fn any_frame() -> impl Strategy<Value = Frame> {
         prop_oneof![
             (any::<u64>(), any::<u32>()).prop_map(|(session, port)| Frame::Open { session, port }),
-            (any::<u64>(), prop::collection::vec(any::<u8>(), 1..300))
+            (0..=OFFSET_MAX, prop::collection::vec(any::<u8>(), 1..300))
                 .prop_map(|(offset, bytes)| Frame::Data { offset, bytes: bytes.as_slice().into() }),
-            any::<u64>().prop_map(|offset| Frame::Eof { offset }),
-            (any::<u64>(), any::<u64>()).prop_map(|(from, to)| Frame::Gap { from, to }),
-            any::<u64>().prop_map(|offset| Frame::Ack { offset }),
-            any::<u64>().prop_map(|offset| Frame::Stop { offset }),
+            (0..=OFFSET_MAX).prop_map(|offset| Frame::Eof { offset }),
+            (0..=OFFSET_MAX, 0..=OFFSET_MAX).prop_map(|(from, to)| Frame::Gap { from, to }),
+            (0..=OFFSET_MAX).prop_map(|offset| Frame::Ack { offset }),
+            (0..=OFFSET_MAX).prop_map(|offset| Frame::Stop { offset }),
         ]
     }
 
@@ -224,6 +237,16 @@ mod tests {
             while let Ok(Some(frame)) = Frame::decode(&mut buffer) {
                 prop_assert!(!frame.name().is_empty());
             }
+        }
+    }
+
+    #[test]
+    fn an_offset_no_stream_has_is_refused() {
+        let offset = OFFSET_MAX + 1;
+        for frame in [Frame::Ack { offset }, Frame::Gap { from: 0, to: offset }] {
+            let mut wire = BytesMut::new();
+            frame.encode(&mut wire);
+            assert_eq!(Frame::decode(&mut wire), Err(FrameFault::Offset(offset)));
         }
     }
 

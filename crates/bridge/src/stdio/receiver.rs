@@ -141,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
                 if from > at || to < from {
                     return Err(unexpected);
                 }
-                self.lost += to.saturating_sub(at);
+                self.lost = self.lost.saturating_add(to.saturating_sub(at));
                 self.offset = at.max(to);
                 tracing::warn!(from = at, to, "output was dropped before it could be read");
             }
@@ -166,9 +166,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
                 Phase::Open => {}
                 Phase::Saying => {
                     // The stream is whole; that the sender cannot be told any more is its loss.
+                    // Only a connection that was shut down delivers what was written last.
                     let _ = ready!(self.poll_say(cx));
-                    let _ = Pin::new(&mut self.connection).poll_shutdown(cx);
+                    let _ = ready!(Pin::new(&mut self.connection).poll_shutdown(cx));
                     self.phase = Phase::Done;
+                    continue;
                 }
                 Phase::Done => return Poll::Ready(Ok(())),
                 Phase::Failed => {

@@ -43,7 +43,8 @@ struct State {
 
 /// The service. A command's first word says what the process does:
 /// `cat` copies stdin to stdout; `exit N` ends; `sleep` runs until a signal;
-/// `count N` writes N bytes of a known pattern; `sink` reads stdin to its end.
+/// `count N` writes N bytes of a known pattern; `sink` reads stdin to its end; `tty`
+/// is a `cat` without a standard error of its own.
 #[derive(Default)]
 pub struct Fake {
     state: Mutex<State>,
@@ -102,6 +103,7 @@ impl Fake {
         parameters: &ProcessParameters,
     ) -> Result<Started, ServiceError> {
         let mut words = words.iter().map(String::as_str);
+        let terminal = words.clone().next() == Some("tty");
         let (stdin, in_pipe) = tokio::io::duplex(PIPE);
         let (stdout, out_pipe) = tokio::io::duplex(PIPE);
         let (stderr, err_pipe) = tokio::io::duplex(PIPE);
@@ -109,7 +111,7 @@ impl Fake {
         let exit_of = |code| async move { code };
         let number = |word: Option<&str>| word.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
         let work = match words.next() {
-            Some("cat") => cat(in_pipe, out_pipe).boxed(),
+            Some("cat" | "tty") => cat(in_pipe, out_pipe).boxed(),
             Some("sink") => sink(in_pipe).boxed(),
             Some("exit") => {
                 drop((in_pipe, out_pipe));
@@ -141,7 +143,8 @@ impl Fake {
             pid,
             stdin: parameters.create_std_in_pipe.then(|| Box::new(stdin) as Sink),
             stdout: parameters.create_std_out_pipe.then(|| Box::new(stdout) as Source),
-            stderr: parameters.create_std_err_pipe.then(|| Box::new(stderr) as Source),
+            stderr: (parameters.create_std_err_pipe && !terminal)
+                .then(|| Box::new(stderr) as Source),
             exit: exit_future(end),
         })
     }

@@ -295,6 +295,19 @@ async fn a_plain_host_that_closes_a_stream_breaks_the_pipe_of_its_process() {
 }
 
 #[tokio::test]
+async fn a_stream_that_was_asked_for_and_does_not_exist_ends_at_once() {
+    let bed = Bed::new();
+    for session in [Session::Plain, Session::Next] {
+        let host = bed.connect(session).await;
+        let process = host.create_process(&command("tty", "ioe")).await.unwrap();
+        let mut stderr = process.take_stdio().stderr.unwrap();
+        assert_eq!(soon(stderr.read(&mut [0; 1])).await.unwrap(), 0);
+        process.close_stdin();
+        assert_eq!(soon(process.wait()).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
 async fn a_port_nobody_listens_on_fails_the_start_and_nothing_is_started() {
     let bed = Bed::new();
     let mut host = plain(&bed).await;
