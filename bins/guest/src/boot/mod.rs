@@ -18,7 +18,7 @@ mod network;
 mod root;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ use crate::process::program::OwnProgram;
 use crate::reaper::Reaper;
 use crate::service::Agent;
 use crate::storage::mount::Mounter;
-use modules::Modules;
+use modules::{BootList, Modules};
 
 /// Open files a process may have, as a container engine would set it.
 const FILES: u64 = 1_048_576;
@@ -56,17 +56,25 @@ const REDIAL: Duration = Duration::from_millis(50);
 pub fn run() -> Result<()> {
     let log = Log::new();
     report_panics();
-    let (parameters, modules) = prepare(&log)?;
+    let prepared = prepare(&log)?;
     let program = OwnProgram::open().context("opening the agent's own program")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(serve(parameters, modules, program, log))
+    runtime.block_on(serve(prepared, program, log))
+}
+
+/// What [`prepare`] leaves to [`serve`].
+struct Prepared {
+    parameters: BootParameters,
+    mounter: Mounter,
+    /// Modules that are still to be loaded.
+    modules: Vec<PathBuf>,
 }
 
 /// Everything that needs no channel.
-fn prepare(log: &Log) -> Result<(BootParameters, Option<Modules>)> {
+fn prepare(log: &Log) -> Result<Prepared> {
     umask(Mode::from_bits_truncate(0o022));
     mounts::mount_early()?;
     let cmdline = fs::read_to_string("/proc/cmdline").context("reading /proc/cmdline")?;
@@ -78,11 +86,15 @@ fn prepare(log: &Log) -> Result<(BootParameters, Option<Modules>)> {
     if !parameters.forward_stderr {
         log.discard();
     }
-    let modules = Modules::open().context("opening the kernel modules")?;
-    if let Some(modules) = &modules {
-        modules.load_boot_list().context("loading kernel modules")?;
+    let mut list = BootList::read()?;
+    let mounter = Mounter::new(Modules::open()?);
+    mounter.load_modules(&list.channel);
+    if parameters.root.is_some() {
+        mounter.load_modules(&std::mem::take(&mut list.others));
     }
-    root::switch(parameters.root.as_ref())?;
+    tracing::debug!("the channel's modules are loaded");
+    root::switch(parameters.root.as_ref(), &mounter)?;
+    tracing::debug!("the root is switched");
     mounts::mount_late()?;
     attempt("the containers' cgroup", || {
         let group = Path::new("/sys/fs/cgroup/containers");
@@ -96,15 +108,12 @@ fn prepare(log: &Log) -> Result<(BootParameters, Option<Modules>)> {
     }
     let name = parameters.hostname.clone().unwrap_or_else(|| "coracle".to_owned());
     attempt("the host name", || Ok(sethostname(name)?));
-    Ok((parameters, modules))
+    tracing::debug!("the machine is prepared");
+    Ok(Prepared { parameters, mounter, modules: list.others })
 }
 
-async fn serve(
-    parameters: BootParameters,
-    modules: Option<Modules>,
-    program: OwnProgram,
-    log: Log,
-) -> Result<()> {
+async fn serve(prepared: Prepared, program: OwnProgram, log: Log) -> Result<()> {
+    let Prepared { parameters, mounter, modules } = prepared;
     let reaper = Reaper::new();
     let reaping = tokio::spawn(reaper.clone().run());
     let signals = tokio::spawn(obey_signals());
@@ -112,6 +121,9 @@ async fn serve(
         Box::new(VirtioPort::new(CONTROL_PORT)),
         Box::new(VirtioPort::new(STREAMS_PORT)),
     );
+    let mounter = Arc::new(mounter);
+    let loader = Arc::clone(&mounter);
+    let load = move || loader.load_modules(&modules);
     if parameters.entropy {
         add_entropy(&channel).await;
     }
@@ -119,36 +131,45 @@ async fn serve(
         tokio::spawn(log.clone().forward(channel.clone()));
     }
     if !parameters.names_the_agent() {
+        load();
         let ended = command::run(&parameters, &reaper, &log).await;
         power::off_now();
         return ended;
     }
     let launcher = Launcher::new(program, reaper);
-    let agent = Agent::new(launcher, Mounter::new(modules));
+    let agent = Agent::new(launcher, Arc::clone(&mounter));
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let guest = Guest::new(
         Arc::new(agent),
         Arc::new(HostPorts(channel.clone())),
         GuestOptions::new(boot_id.trim()),
     );
-    serve_bridge(&channel, &guest).await;
+    serve_bridge(&channel, &guest, load).await;
     // The host has asked for the end, and it is under way.
     reaping.await.context("the reaper")?.context("the reaper")?;
     signals.await.context("the signal handlers")
 }
 
-/// Dials the bridge for as long as the VM lives: a host may come back at any time.
-async fn serve_bridge(channel: &GuestChannel, guest: &Guest) {
+/// Dials the bridge for as long as the VM lives: a host may come back at any time. Once the first
+/// has answered, `load` gets the modules that are left, in the time the host takes to think; what
+/// needs one before waits for it, or loads it itself.
+async fn serve_bridge(channel: &GuestChannel, guest: &Guest, load: impl FnOnce() + Send + 'static) {
+    let mut load = Some(load);
     loop {
         match channel.dial(port::BRIDGE).await {
-            Ok(stream) => match guest.serve(stream).await {
-                Ok(Served::PoweringOff) => return,
-                Ok(ended) => tracing::info!(?ended, "a bridge connection ended"),
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, "a bridge connection broke");
+            Ok(stream) => {
+                tracing::debug!("the bridge is there");
+                // Ends by itself; nobody waits for it.
+                drop(load.take().map(tokio::task::spawn_blocking));
+                match guest.serve(stream).await {
+                    Ok(Served::PoweringOff) => return,
+                    Ok(ended) => tracing::info!(?ended, "a bridge connection ended"),
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(error, "a bridge connection broke");
+                    }
                 }
-            },
+            }
             Err(error) => tracing::debug!(%error, "the bridge is not there"),
         }
         sleep(REDIAL).await;

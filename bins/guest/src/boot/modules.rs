@@ -1,7 +1,8 @@
 //! Kernel modules: those of the boot list, and others when something needs them.
 //!
 //! Boot loads the modules named in the initrd's `/etc/coracle/modules`, in that order: the list
-//! was resolved when the initrd was made, so nothing has to be searched for. Whatever is needed
+//! was resolved when the initrd was made, so nothing has to be searched for. Those behind the
+//! channel's are loaded while the host already greets us. Whatever is needed
 //! later (a file system a share asks for) is found by name through `modules.dep`. The directory
 //! of modules stays open by descriptor, which the switch of root does not disturb.
 
@@ -21,6 +22,39 @@ use nix::sys::utsname::uname;
 /// The list of modules the boot needs, one path each, relative to the folder of the running
 /// kernel's modules; empty lines and lines that begin with `#` mean nothing.
 pub const BOOT_LIST: &str = "/etc/coracle/modules";
+
+/// The module that makes the channel, behind which the boot list may be cut in two.
+const CHANNEL: &str = "virtio_console";
+
+/// What the boot list names, in its order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct BootList {
+    /// All that is needed to talk to the host.
+    pub channel: Vec<PathBuf>,
+    /// The rest, which can be loaded while the host takes notice of us.
+    pub others: Vec<PathBuf>,
+}
+
+impl BootList {
+    /// Reads the list. There need not be one.
+    pub fn read() -> Result<Self, ModuleError> {
+        match fs::read_to_string(BOOT_LIST) {
+            Ok(text) => Ok(Self::parse(&text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(ModuleError::Read { path: BOOT_LIST.into(), source }),
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        let lines = text.lines().map(str::trim);
+        let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let mut channel: Vec<PathBuf> = lines.map(PathBuf::from).collect();
+        let last = channel.iter().position(|file| name_of(file).as_deref() == Some(CHANNEL));
+        // Without it the channel is built in, or the list is for other devices: load it all.
+        let others = last.map(|last| channel.split_off(last + 1)).unwrap_or_default();
+        Self { channel, others }
+    }
+}
 
 /// Why a module could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -73,23 +107,14 @@ impl Modules {
         Ok(Some(Self { directory, dependencies: HashMap::new() }))
     }
 
-    /// Loads everything on the boot list. A module that fails is logged and skipped: a VM without
-    /// its network card is better than none.
-    pub fn load_boot_list(&self) -> Result<(), ModuleError> {
-        let list = match fs::read_to_string(BOOT_LIST) {
-            Ok(list) => list,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(source) => return Err(ModuleError::Read { path: BOOT_LIST.into(), source }),
-        };
-        for line in list.lines().map(str::trim) {
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            if let Err(error) = self.insert(Path::new(line)) {
+    /// Loads `list`. A module that fails is logged and skipped: a VM without its network card is
+    /// better than none.
+    pub fn load_all(&self, list: &[PathBuf]) {
+        for file in list {
+            if let Err(error) = self.insert(file) {
                 tracing::warn!(error = &error as &dyn std::error::Error, "skipping a module");
             }
         }
-        Ok(())
     }
 
     /// Loads the module `name` (hyphen and underscore are the same) and what it depends on.
@@ -137,16 +162,19 @@ fn parse_dependencies(text: &str) -> HashMap<String, Vec<PathBuf>> {
     let mut modules = HashMap::new();
     for line in text.lines() {
         let Some((file, dependencies)) = line.split_once(':') else { continue };
-        let Some(name) = Path::new(file).file_name().and_then(|name| name.to_str()) else {
-            continue;
-        };
-        let name = name.split('.').next().unwrap_or(name);
+        let Some(name) = name_of(Path::new(file)) else { continue };
         let mut files: Vec<PathBuf> =
             dependencies.split_whitespace().rev().map(PathBuf::from).collect();
         files.push(PathBuf::from(file));
-        modules.insert(normal(name), files);
+        modules.insert(name, files);
     }
     modules
+}
+
+/// The module's name, from that of its file.
+fn name_of(file: &Path) -> Option<String> {
+    let name = file.file_name()?.to_str()?;
+    Some(normal(name.split('.').next().unwrap_or(name)))
 }
 
 fn normal(name: &str) -> String {
@@ -168,6 +196,18 @@ mod tests {
                 .into();
         assert_eq!(modules["9p"], expected);
         assert!(modules.contains_key("virtio_scsi"));
+    }
+
+    #[test]
+    fn the_boot_list_is_cut_behind_the_channel() {
+        let list = BootList::parse(
+            "# comment\n/lib/virtio_pci.ko\n\n/lib/virtio_console.ko\n/lib/sd_mod.ko\n",
+        );
+        let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(list.channel, paths(&["/lib/virtio_pci.ko", "/lib/virtio_console.ko"]));
+        assert_eq!(list.others, paths(&["/lib/sd_mod.ko"]));
+        let without = BootList::parse("/lib/sd_mod.ko\n");
+        assert_eq!((without.channel, without.others), (paths(&["/lib/sd_mod.ko"]), vec![]));
     }
 
     #[test]

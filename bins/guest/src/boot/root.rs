@@ -16,6 +16,7 @@ use coracle_bridge::boot::{RootDevice, RootSource};
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 
+use crate::storage::mount::{Mount, Mounter};
 use crate::storage::{disk, pmem};
 
 use super::mounts::{EARLY, create_mount_point};
@@ -26,11 +27,11 @@ const NEW_ROOT: &str = "/.root";
 const DEVICE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Moves into the root that `device` holds, or into a tmpfs with what the initrd brought.
-pub fn switch(device: Option<&RootDevice>) -> Result<()> {
+pub fn switch(device: Option<&RootDevice>, mounter: &Mounter) -> Result<()> {
     create_mount_point(Path::new(NEW_ROOT))?;
     match device {
         None => prepare_memory_root()?,
-        Some(device) => mount_disk_root(device)?,
+        Some(device) => mount_disk_root(device, mounter)?,
     }
     for early in EARLY {
         let target = beneath_new_root(Path::new(early));
@@ -67,19 +68,22 @@ fn prepare_memory_root() -> Result<()> {
     Ok(())
 }
 
-fn mount_disk_root(root: &RootDevice) -> Result<()> {
+fn mount_disk_root(root: &RootDevice, mounter: &Mounter) -> Result<()> {
     let device = match &root.source {
-        RootSource::Pmem(number) => pmem::find_at_boot(*number, DEVICE_TIMEOUT)?,
+        RootSource::Pmem(number) => pmem::find(mounter, *number, DEVICE_TIMEOUT)?,
         RootSource::Serial(serial) => disk::find_at_boot(serial, DEVICE_TIMEOUT)?,
     };
-    let (flags, data) = match (root.read_only, root.filesystem.as_str()) {
+    let kind = root.filesystem.as_str();
+    let (flags, data) = match (root.read_only, kind) {
         // A journal must not be replayed onto a disk others may be reading.
-        (true, "ext4") => (MsFlags::MS_RDONLY, Some("noload")),
-        (true, _) => (MsFlags::MS_RDONLY, None),
-        (false, _) => (MsFlags::empty(), None),
+        (true, "ext4") => (MsFlags::MS_RDONLY, "noload"),
+        (true, _) => (MsFlags::MS_RDONLY, ""),
+        (false, _) => (MsFlags::empty(), ""),
     };
-    mount(Some(&device), NEW_ROOT, Some(root.filesystem.as_str()), flags, data)
-        .with_context(|| format!("mounting the root device {} ({root})", device.display()))
+    let target = Path::new(NEW_ROOT);
+    mounter
+        .mount(&Mount { from: &device, target, kind, flags, data, mode: 0o755 })
+        .with_context(|| format!("the root device {root}"))
 }
 
 fn beneath_new_root(path: &Path) -> PathBuf {

@@ -93,6 +93,9 @@ fn find_program(process: &Process) -> Result<PathBuf, Failure> {
     let Some(name) = process.args().as_ref().and_then(|args| args.first()) else {
         return Err(no_process());
     };
+    if name.is_empty() {
+        return Err(refused(name, Errno::ENOENT));
+    }
     if name.contains('/') {
         return executable(Path::new(name)).map_err(|errno| refused(name, errno));
     }
@@ -102,9 +105,9 @@ fn find_program(process: &Process) -> Result<PathBuf, Failure> {
     for directory in path.unwrap_or(DEFAULT_PATH).split(':') {
         let directory = if directory.is_empty() { "." } else { directory };
         match executable(&Path::new(directory).join(name)) {
-            Ok(program) if !name.is_empty() => return Ok(program),
+            Ok(program) => return Ok(program),
             Err(Errno::EACCES) => found_but = Some(Errno::EACCES),
-            Ok(_) | Err(_) => {}
+            Err(_) => {}
         }
     }
     match found_but {

@@ -20,7 +20,6 @@ use tokio::sync::watch;
 
 use super::effects::Effects;
 use super::workload::{NoProgram, Program, Setting};
-use crate::service::errors::{ACCESS_DENIED, FILE_NOT_FOUND};
 
 /// What a pipe holds before its writer waits.
 const PIPE: usize = 64 * 1024;
@@ -158,12 +157,14 @@ fn program(arguments: &[String]) -> Result<Program, ServiceError> {
     Program::parse(arguments).map_err(|reason| {
         let name = arguments.first().map_or("", String::as_str);
         match reason {
-            NoProgram::NotFound => {
-                ServiceError::new(FILE_NOT_FOUND, format!("executable {name:?} not found in $PATH"))
-            }
-            NoProgram::NotExecutable => {
-                ServiceError::new(ACCESS_DENIED, format!("executable {name:?}: Permission denied"))
-            }
+            NoProgram::NotFound => ServiceError::new(
+                Hresult::FILE_NOT_FOUND,
+                format!("executable {name:?} not found in $PATH"),
+            ),
+            NoProgram::NotExecutable => ServiceError::new(
+                Hresult::ACCESS_DENIED,
+                format!("executable {name:?}: Permission denied"),
+            ),
         }
     })
 }

@@ -12,12 +12,6 @@ use coracle_bridge::server::ServiceError;
 use crate::container::launch::{self, LaunchError};
 use crate::container::request::FailureKind;
 
-/// Windows' "the system cannot find the file specified": no such program, a shell's 127.
-pub const FILE_NOT_FOUND: Hresult = Hresult::from_bits(0x8007_0002);
-
-/// Windows' "access is denied": the program cannot be executed, a shell's 126.
-pub const ACCESS_DENIED: Hresult = Hresult::from_bits(0x8007_0005);
-
 /// The error with all its causes in one line.
 pub fn failed(error: &dyn Error) -> ServiceError {
     ServiceError::failed(chain(error))
@@ -26,8 +20,8 @@ pub fn failed(error: &dyn Error) -> ServiceError {
 /// The code of a helper's failure.
 pub fn launch(error: &LaunchError) -> ServiceError {
     let hresult = match launch::kind(error) {
-        FailureKind::ProgramNotFound => FILE_NOT_FOUND,
-        FailureKind::ProgramNotExecutable => ACCESS_DENIED,
+        FailureKind::ProgramNotFound => Hresult::FILE_NOT_FOUND,
+        FailureKind::ProgramNotExecutable => Hresult::ACCESS_DENIED,
         FailureKind::UserNotFound => Hresult::INVALID_ARGUMENT,
         FailureKind::Other => Hresult::FAIL,
     };
@@ -37,10 +31,10 @@ pub fn launch(error: &LaunchError) -> ServiceError {
 /// The code of a program of the VM itself that did not start.
 pub fn spawn(name: &str, error: &io::Error) -> ServiceError {
     let hresult = match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FILE_NOT_FOUND,
-        io::ErrorKind::PermissionDenied => ACCESS_DENIED,
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Hresult::FILE_NOT_FOUND,
+        io::ErrorKind::PermissionDenied => Hresult::ACCESS_DENIED,
         io::ErrorKind::InvalidInput => Hresult::INVALID_ARGUMENT,
-        _ if error.raw_os_error() == Some(libc::ENOEXEC) => ACCESS_DENIED,
+        _ if error.raw_os_error() == Some(libc::ENOEXEC) => Hresult::ACCESS_DENIED,
         _ => Hresult::FAIL,
     };
     ServiceError::new(hresult, format!("starting {name:?}: {error}"))

@@ -7,7 +7,7 @@
 
 mod constraints;
 mod containers;
-pub mod errors;
+mod errors;
 mod modify;
 mod processes;
 mod properties;
@@ -48,13 +48,8 @@ struct Process {
 
 impl Agent {
     /// An agent with no containers.
-    pub fn new(launcher: Launcher, mounter: Mounter) -> Self {
-        Self {
-            launcher,
-            mounter: Arc::new(mounter),
-            containers: Mutex::default(),
-            processes: Arc::default(),
-        }
+    pub fn new(launcher: Launcher, mounter: Arc<Mounter>) -> Self {
+        Self { launcher, mounter, containers: Mutex::default(), processes: Arc::default() }
     }
 
     fn reaper(&self) -> &Reaper {

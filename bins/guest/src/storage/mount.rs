@@ -113,7 +113,7 @@ impl Mounter {
         }
         let created = create_directory(wanted.target, wanted.mode)?;
         let result = match wanted.try_mount() {
-            Err(Errno::ENODEV) if self.load(wanted.kind) => wanted.try_mount(),
+            Err(Errno::ENODEV) if self.load_module(wanted.kind) => wanted.try_mount(),
             other => other,
         };
         result.map_err(|source| {
@@ -129,7 +129,16 @@ impl Mounter {
         })
     }
 
-    fn load(&self, module: &str) -> bool {
+    /// Loads modules of the boot list.
+    pub fn load_modules(&self, list: &[PathBuf]) {
+        let modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(modules) = modules.as_ref() {
+            modules.load_all(list);
+        }
+    }
+
+    /// Loads a kernel module; false when that fails, which is logged.
+    pub fn load_module(&self, module: &str) -> bool {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(modules) = modules.as_mut() else { return false };
         modules

@@ -1,4 +1,6 @@
 //! Persistent-memory devices: read-only images in the guest's address space.
+//!
+//! Few VMs have one, so their drivers are loaded when the first is looked for.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,6 +9,9 @@ use nix::errno::Errno;
 use nix::mount::MsFlags;
 
 use super::mount::{Mount, MountError, Mounter};
+
+/// The device as QEMU offers it, and the disk on it.
+const DRIVERS: [&str; 2] = ["virtio_pmem", "nd_pmem"];
 
 /// Why a device could not be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +36,7 @@ pub fn attach(
     target: &Path,
     timeout: Duration,
 ) -> Result<(), PmemError> {
-    let from = &find_at_boot(number, timeout)?;
+    let from = &find(mounter, number, timeout)?;
     let flags = MsFlags::MS_RDONLY;
     let ext4 = Mount { from, target, kind: "ext4", flags, data: "noload", mode: 0o700 };
     match mounter.mount(&ext4) {
@@ -45,8 +50,13 @@ pub fn attach(
 }
 
 /// The device's node, once it is there.
-pub fn find_at_boot(number: u32, timeout: Duration) -> Result<PathBuf, PmemError> {
+pub fn find(mounter: &Mounter, number: u32, timeout: Duration) -> Result<PathBuf, PmemError> {
     let node = PathBuf::from(format!("/dev/pmem{number}"));
+    if !node.exists() {
+        DRIVERS.into_iter().for_each(|driver| {
+            mounter.load_module(driver);
+        });
+    }
     let start = Instant::now();
     while !node.exists() {
         if start.elapsed() > timeout {
