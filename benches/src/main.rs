@@ -5,7 +5,10 @@
 
 mod bare;
 mod boot;
+mod live;
+mod memory;
 mod raw;
+mod stream;
 mod table;
 
 use std::path::PathBuf;
@@ -16,17 +19,20 @@ use table::{Budget, Row};
 
 fn main() -> Result<ExitCode> {
     let mut args = std::env::args().skip(1);
-    let usage = "usage: coracle-benches COMMAND GUEST_DIR [boot|memory|stream|signal]...";
+    let usage = "usage: coracle-benches COMMAND GUEST_DIR [boot|stream|memory|baseline]...";
     let coracle = PathBuf::from(args.next().context(usage)?);
     let guest = PathBuf::from(args.next().context(usage)?);
     let mut wanted: Vec<String> = args.collect();
     if wanted.is_empty() {
-        wanted = ["boot"].map(str::to_owned).to_vec();
+        wanted = ["boot", "stream", "memory"].map(str::to_owned).to_vec();
     }
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let mut rows = Vec::new();
     for name in wanted {
         rows.extend(match name.as_str() {
             "boot" => boot::measure(&coracle, &guest, 9)?,
+            "stream" => runtime.block_on(stream::measure(&coracle, &guest))?,
+            "memory" => runtime.block_on(memory::measure(&coracle, &guest))?,
             "baseline" => baselines(&guest)?,
             other => bail!("no bench named {other:?}; {usage}"),
         });

@@ -21,7 +21,11 @@ impl Samples {
     pub fn quantile(&self, q: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss
+        )]
         let at = ((sorted.len().saturating_sub(1)) as f64 * q).round() as usize;
         sorted.get(at).copied().unwrap_or_default()
     }

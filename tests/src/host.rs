@@ -52,9 +52,11 @@ fn processes(root: &Path, seen: &mut BTreeSet<String>) {
         let command_line = read("cmdline");
         let has_mark = |bytes: &[u8]| bytes.windows(mark.len()).any(|w| w == mark);
         let open_files = || {
-            fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten().any(|fd| {
-                fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(root))
-            })
+            fs::read_dir(entry.path().join("fd"))
+                .into_iter()
+                .flatten()
+                .flatten()
+                .any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(root)))
         };
         if pid != std::process::id()
             && (has_mark(&command_line) || has_mark(&read("environ")) || open_files())

@@ -173,11 +173,7 @@ fn two_sandboxes_run_side_by_side() {
     let place = Place::new();
     let start = |n: u32| {
         let script = format!("sleep 1; echo {n}");
-        place
-            .coracle(["run", "--", "sh", "-c", &script])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap()
+        place.coracle(["run", "--", "sh", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap()
     };
     let running: Vec<_> = (0..3).map(|n| (n, start(n))).collect();
     for (n, child) in running {

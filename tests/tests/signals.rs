@@ -42,7 +42,8 @@ fn qemus(place: &Place) -> Vec<Pid> {
         let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
         let command_line = read("cmdline");
         let has = |bytes: &[u8]| bytes.windows(mark.len()).any(|w| w == mark);
-        if command_line.starts_with(b"qemu-system") || text(&command_line).contains("/qemu-system") {
+        if command_line.starts_with(b"qemu-system") || text(&command_line).contains("/qemu-system")
+        {
             let files = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
             let open = files.filter_map(|f| fs::read_link(f.path()).ok());
             let mut open = open.map(|p| p.as_os_str().as_encoded_bytes().to_vec());
@@ -138,10 +139,9 @@ struct Terminal {
 
 impl Terminal {
     fn start(place: &Place, args: &[&str]) -> (Terminal, fs::File) {
-        let master = rustix::pty::openpt(
-            rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY,
-        )
-        .unwrap();
+        let master =
+            rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY)
+                .unwrap();
         rustix::pty::grantpt(&master).unwrap();
         rustix::pty::unlockpt(&master).unwrap();
         let name = rustix::pty::ptsname(&master, Vec::new()).unwrap();

@@ -17,7 +17,8 @@ impl DetachKeys {
     /// # Errors
     /// Names the key it does not know.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let keys = text.split(',').filter(|k| !k.is_empty()).map(parse_key).collect::<Result<_, _>>()?;
+        let keys =
+            text.split(',').filter(|k| !k.is_empty()).map(parse_key).collect::<Result<_, _>>()?;
         Ok(DetachKeys { keys, typed: 0 })
     }
 
@@ -55,7 +56,9 @@ impl DetachKeys {
 }
 
 fn parse_key(text: &str) -> Result<u8, String> {
-    let bad = || format!("unknown key {text:?}: write one character, or ctrl- and one of a-z @ [ \\ ] ^ _");
+    let bad = || {
+        format!("unknown key {text:?}: write one character, or ctrl- and one of a-z @ [ \\ ] ^ _")
+    };
     if let [byte] = text.as_bytes() {
         return Ok(*byte);
     }

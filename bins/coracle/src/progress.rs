@@ -16,7 +16,8 @@ impl Bar {
             return Bar(ProgressBar::hidden());
         }
         let bar = ProgressBar::no_length();
-        if let Ok(style) = ProgressStyle::with_template("{msg} {bytes}/{total_bytes} {bar:30} {eta}")
+        if let Ok(style) =
+            ProgressStyle::with_template("{msg} {bytes}/{total_bytes} {bar:30} {eta}")
         {
             bar.set_style(style);
         }

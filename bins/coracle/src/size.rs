@@ -16,8 +16,9 @@ pub fn parse_mib(text: &str) -> Result<u64, String> {
         "t" | "tb" | "tib" => 1024 * 1024 * MIB,
         other => return Err(format!("unknown unit {other:?}: use k, m, g or t")),
     };
-    let number: u64 =
-        digits.parse().map_err(|_| format!("{text:?} is not a size: write a number such as 512m"))?;
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("{text:?} is not a size: write a number such as 512m"))?;
     let bytes = number.checked_mul(unit).ok_or_else(|| format!("{text} is too large"))?;
     match bytes.div_ceil(MIB) {
         0 => Err("a size of zero makes no sense here".to_owned()),

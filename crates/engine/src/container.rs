@@ -112,11 +112,7 @@ impl Container {
         self.container.id().as_str()
     }
 
-    fn control(
-        &self,
-        what: &'static str,
-        result: Result<(), BridgeError>,
-    ) -> Result<(), Error> {
+    fn control(&self, what: &'static str, result: Result<(), BridgeError>) -> Result<(), Error> {
         let name = self.name.clone();
         result.map_err(|source| Error::Control { name, what, source })
     }

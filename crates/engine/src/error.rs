@@ -193,18 +193,22 @@ impl Error {
                 "use up to 64 letters, digits, `_`, `.` and `-`, beginning with a letter or digit"
                     .to_owned(),
             ),
-            Error::TooLittleMemory { least, .. } => Some(format!("give it --memory {least}m or more")),
+            Error::TooLittleMemory { least, .. } => {
+                Some(format!("give it --memory {least}m or more"))
+            }
             Error::NoCommand => {
                 Some("write one after `--`, as in `coracle run -- uname -a`".to_owned())
             }
             Error::RelativeDirectory { path } => Some(format!("write --workdir /{path}")),
-            Error::NoGuest { .. } => {
-                Some("make the guest's files with `coracle guest build` (or `make setup`)".to_owned())
+            Error::NoGuest { .. } => Some(
+                "make the guest's files with `coracle guest build` (or `make setup`)".to_owned(),
+            ),
+            Error::Boot { .. } => {
+                Some("run `coracle doctor` to see what this host lacks".to_owned())
             }
-            Error::Boot { .. } => Some("run `coracle doctor` to see what this host lacks".to_owned()),
-            Error::CommandNotFound { .. } => {
-                Some("look what the root file system holds: `coracle run ROOTFS -- ls /bin`".to_owned())
-            }
+            Error::CommandNotFound { .. } => Some(
+                "look what the root file system holds: `coracle run ROOTFS -- ls /bin`".to_owned(),
+            ),
             Error::CommandNotExecutable { .. } => {
                 Some("it must be a program or a script with `#!`, with the x bit set".to_owned())
             }

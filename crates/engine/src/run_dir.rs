@@ -133,12 +133,8 @@ fn make_private(path: &Path) -> Result<(), RunDirError> {
 
 fn lock_file(path: &Path) -> Result<File, RunDirError> {
     let failed = |source| RunDirError::Lock { path: path.to_owned(), source };
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .map_err(failed)?;
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(failed)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed(e.into()))?;
     Ok(file)
 }

@@ -97,8 +97,7 @@ impl Sandbox {
         }
         let mut holdings = Holdings::default();
         let name = spec.name.clone().unwrap_or_else(random_name);
-        let result =
-            build(root, &name, &spec, timeline, &cancel, on_progress, &mut holdings).await;
+        let result = build(root, &name, &spec, timeline, &cancel, on_progress, &mut holdings).await;
         match result {
             Ok(built) => Ok(Sandbox {
                 name,
@@ -232,8 +231,11 @@ async fn build(
         () = cancel.cancelled() => return Err(Error::Interrupted),
     }
     let stages = vm.timeline();
-    let phases =
-        [(Phase::Kernel, Stage::Agent), (Phase::Agent, Stage::Ready), (Phase::Rootfs, Stage::Disks)];
+    let phases = [
+        (Phase::Kernel, Stage::Agent),
+        (Phase::Agent, Stage::Ready),
+        (Phase::Rootfs, Stage::Disks),
+    ];
     for (phase, stage) in phases {
         if let Some(at) = stages.at(stage) {
             timeline.reach_at(phase, at);

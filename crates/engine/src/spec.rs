@@ -52,10 +52,7 @@ impl SandboxSpec {
             check_name(name)?;
         }
         if self.memory_mib < LEAST_MEMORY_MIB {
-            return Err(Error::TooLittleMemory {
-                asked: self.memory_mib,
-                least: LEAST_MEMORY_MIB,
-            });
+            return Err(Error::TooLittleMemory { asked: self.memory_mib, least: LEAST_MEMORY_MIB });
         }
         Ok(())
     }

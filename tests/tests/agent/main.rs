@@ -1,0 +1,9 @@
+//! What the agent promises, on real virtual machines: confinement, processes, streams, storage.
+//!
+//! Each test boots a VM of its own with the guest files `make setup` made.
+
+mod confinement;
+mod processes;
+mod storage;
+mod support;
+mod users;
