@@ -104,7 +104,9 @@ fn bare() {
     port.write_all(b"p").unwrap();
     port.read_exact(&mut buffer[..64]).unwrap();
     let (mut up, mut down, mut ping) = (vec![], vec![], vec![]);
+    let mut cost = (vec![], vec![]);
     for _ in 0..ROUNDS {
+        let cpu = vm.cpu_seconds();
         let begun = Instant::now();
         port.write_all(b"r").unwrap();
         let mut left = BYTES;
@@ -112,6 +114,8 @@ fn bare() {
             left -= port.read(&mut buffer).unwrap();
         }
         up.push(rate(begun));
+        cost.0.push((vm.cpu_seconds() - cpu) * 1e3);
+        let cpu = vm.cpu_seconds();
         let begun = Instant::now();
         port.write_all(b"w").unwrap();
         for _ in 0..BYTES / buffer.len() {
@@ -119,6 +123,7 @@ fn bare() {
         }
         port.read_exact(&mut buffer[..1]).unwrap();
         down.push(rate(begun));
+        cost.1.push((vm.cpu_seconds() - cpu) * 1e3);
     }
     for _ in 0..PINGS {
         let begun = Instant::now();
@@ -129,6 +134,8 @@ fn bare() {
     report("bare guest->host MB/s", up);
     report("bare host->guest MB/s", down);
     report("bare ping us", ping);
+    report("QEMU ms CPU guest->host", cost.0);
+    report("QEMU ms CPU host->guest", cost.1);
 }
 
 fn channel() {
@@ -139,7 +146,7 @@ fn channel() {
         .spawn()
         .unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(measure(&dir)).unwrap();
+    runtime.block_on(measure(&dir, &vm, keeper.id())).unwrap();
     let status = std::fs::read_to_string(format!("/proc/{}/status", keeper.id())).unwrap();
     for line in status.lines().filter(|l| l.starts_with("RssAnon") || l.starts_with("VmHWM")) {
         println!("keeper {line}");
@@ -148,12 +155,14 @@ fn channel() {
     keeper.wait().unwrap();
 }
 
-async fn measure(dir: &ChannelDir) -> io::Result<()> {
-    keeper::wait_ready(dir, PATIENCE).await.map_err(io::Error::other)?;
+async fn measure(dir: &ChannelDir, vm: &vm::Vm, keeper: u32) -> io::Result<()> {
+    coracle_bridge::channel::keeper::wait_ready(dir, PATIENCE).await.map_err(io::Error::other)?;
     let mut bridge = dir.dial_within(port::BRIDGE, PATIENCE).await.map_err(io::Error::other)?;
     let mut buffer = vec![1; 64 * 1024];
     let (mut up, mut down) = (vec![], vec![]);
+    let mut cost = (vec![], vec![], vec![], vec![]);
     for _ in 0..ROUNDS {
+        let cpu = (vm.cpu_seconds(), vm::cpu_seconds(keeper));
         let mut flood = dir.dial_within(guest::POUR, PATIENCE).await.map_err(io::Error::other)?;
         let begun = Instant::now();
         let mut left = BYTES;
@@ -162,6 +171,9 @@ async fn measure(dir: &ChannelDir) -> io::Result<()> {
         }
         up.push(rate(begun));
         drop(flood);
+        cost.0.push((vm.cpu_seconds() - cpu.0) * 1e3);
+        cost.1.push((vm::cpu_seconds(keeper) - cpu.1) * 1e3);
+        let cpu = (vm.cpu_seconds(), vm::cpu_seconds(keeper));
         let mut sink = dir.dial_within(guest::DRAIN, PATIENCE).await.map_err(io::Error::other)?;
         let begun = Instant::now();
         for _ in 0..BYTES / buffer.len() {
@@ -170,6 +182,8 @@ async fn measure(dir: &ChannelDir) -> io::Result<()> {
         sink.shutdown().await?;
         sink.read_to_end(&mut Vec::new()).await?;
         down.push(rate(begun));
+        cost.2.push((vm.cpu_seconds() - cpu.0) * 1e3);
+        cost.3.push((vm::cpu_seconds(keeper) - cpu.1) * 1e3);
     }
     let idle = pings(&mut bridge).await?;
     let mut flood = dir.dial_within(guest::POUR, PATIENCE).await.map_err(io::Error::other)?;
@@ -181,6 +195,10 @@ async fn measure(dir: &ChannelDir) -> io::Result<()> {
     reader.abort();
     report("stream guest->host MB/s", up);
     report("stream host->guest MB/s", down);
+    report("QEMU ms CPU guest->host", cost.0);
+    report("keeper ms CPU guest->host", cost.1);
+    report("QEMU ms CPU host->guest", cost.2);
+    report("keeper ms CPU host->guest", cost.3);
     report("bridge ping idle us", idle);
     report("bridge ping in a flood us", flooded);
     Ok(())

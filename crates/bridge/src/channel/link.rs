@@ -18,6 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Turns of the link before other tasks get theirs.
 const TURNS: usize = 32;
+/// Reads for one record before the other direction gets its turn.
+const READS: usize = 20;
 
 /// Why a session ended.
 #[derive(Debug, Error)]
@@ -104,7 +106,8 @@ impl<'a, P: AsyncRead + AsyncWrite + Unpin> Link<'a, P> {
                 match self.mux.poll_next(cx) {
                     Poll::Pending => return Ok(wrote),
                     Poll::Ready(outgoing) => {
-                        self.sending = outgoing.record;
+                        let spent = std::mem::replace(&mut self.sending, outgoing.record);
+                        self.mux.recycle(spent);
                         self.sent = 0;
                         if !outgoing.sealed {
                             seal(&mut self.sending, self.session).map_err(End::Port)?;
@@ -123,32 +126,42 @@ impl<'a, P: AsyncRead + AsyncWrite + Unpin> Link<'a, P> {
         }
     }
 
-    /// Reads once. True when something came.
+    /// Reads until there is a record, for it may take many reads: the guest's kernel gives a page at
+    /// a time. True when something came.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let mut buf = ReadBuf::new(self.intake.space());
-        match Pin::new(&mut *self.port).poll_read(cx, &mut buf) {
-            Poll::Pending => Ok(false),
-            Poll::Ready(Err(error)) => Err(End::Port(error)),
-            Poll::Ready(Ok(())) => {
-                let n = buf.filled().len();
-                if n == 0 {
-                    return Err(End::Closed);
+        let mut came = false;
+        for _ in 0..READS {
+            let mut buf = ReadBuf::new(self.intake.space());
+            match Pin::new(&mut *self.port).poll_read(cx, &mut buf) {
+                Poll::Pending => return Ok(came),
+                Poll::Ready(Err(error)) => return Err(End::Port(error)),
+                Poll::Ready(Ok(())) => {
+                    let n = buf.filled().len();
+                    if n == 0 {
+                        return Err(End::Closed);
+                    }
+                    self.intake.filled(n);
+                    came = true;
+                    if self.deliver()? {
+                        break;
+                    }
                 }
-                self.intake.filled(n);
-                self.deliver()?;
-                Ok(true)
             }
         }
+        Ok(came)
     }
 
-    fn deliver(&mut self) -> Result<(), End> {
+    /// Hands whole records on. True when there was one.
+    fn deliver(&mut self) -> Result<bool, End> {
+        let mut delivered = false;
         loop {
             let (session, payload) = match self.intake.next() {
-                Found::Incomplete => return Ok(()),
+                Found::Incomplete => return Ok(delivered),
                 // A hole in the bytes is a hole in the streams.
                 Found::Garbage(_) => return Err(End::Garbage),
                 Found::Record { session, payload } => (session, payload),
             };
+            delivered = true;
             if session == self.session {
                 if let Some(confirmed) = self.confirmed.take() {
                     confirmed();

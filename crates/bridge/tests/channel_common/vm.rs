@@ -69,10 +69,25 @@ impl Vm {
         Vm { qemu, folder }
     }
 
+    /// CPU time of QEMU so far, all threads, in seconds.
+    #[allow(dead_code)]
+    pub fn cpu_seconds(&self) -> f64 {
+        cpu_seconds(self.qemu.id())
+    }
+
     fn console(&self) -> String {
         let bytes = fs::read(self.folder.path().join("console.log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
+}
+
+/// CPU time of a process so far, all threads, in seconds.
+#[allow(dead_code)]
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    // Fields 14 and 15 of proc(5), in ticks of 10 ms.
+    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
 }
 
 /// Appends a cpio archive with this program as /init and every library it has mapped.

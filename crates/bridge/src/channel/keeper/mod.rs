@@ -135,9 +135,8 @@ impl Keeper {
 /// [`KeeperError`]; that QEMU went away after it was there is no error.
 pub async fn run(config: Keeper, stop: impl Future<Output = ()>) -> Result<(), KeeperError> {
     let _lock = lock(config.dir.path())?;
-    let listener = ChannelListener::bind(config.dir.path(), VSOCK).map_err(|source| {
-        KeeperError::Listen { path: config.dir.path().join(VSOCK), source }
-    })?;
+    let listener = ChannelListener::bind(config.dir.path(), VSOCK)
+        .map_err(|source| KeeperError::Listen { path: config.dir.path().join(VSOCK), source })?;
     let (sender, mut incoming) = mpsc::channel(Limits::STREAMS.streams);
     let mut lanes = JoinSet::new();
     let control = Lane::new(&config, config.control.clone(), Limits::CONTROL);
@@ -212,7 +211,8 @@ pub fn is_running(dir: &ChannelDir) -> bool {
 fn lock(dir: &Path) -> Result<OwnedFd, KeeperError> {
     let path = dir.join(LOCK);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-    let fail = |error: rustix::io::Errno| KeeperError::Lock { path: path.clone(), source: error.into() };
+    let fail =
+        |error: rustix::io::Errno| KeeperError::Lock { path: path.clone(), source: error.into() };
     let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(fail)?;
     for _ in 0..50 {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

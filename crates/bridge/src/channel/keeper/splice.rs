@@ -52,6 +52,7 @@ pub(super) async fn splice(socket: UnixStream, stream: ChannelStream, scratch: &
                 bytes.drain(..n);
                 stream.release(n);
             }
+            stream.put_back(bytes);
         }
     };
     // The first failure ends both directions.

@@ -14,16 +14,20 @@ use std::collections::VecDeque;
 /// Bytes a sender may send before it hears anything from the receiver.
 pub const BASE_WINDOW: u32 = 8 * 1024;
 
-/// Window that may still be given out beyond the base of each stream, in bytes.
+/// Emptied queues kept for the next stream that receives: fresh memory is dear in an emulated guest.
+const SPARES: usize = 2;
+
+/// What the streams of a session share: window beyond the base of each, and memory to receive into.
 #[derive(Debug)]
 pub struct Pool {
     left: u32,
+    spares: Vec<VecDeque<u8>>,
 }
 
 impl Pool {
     /// A pool of `bytes`.
     pub fn new(bytes: u32) -> Self {
-        Pool { left: bytes }
+        Pool { left: bytes, spares: Vec::new() }
     }
 
     /// At most `wish`, and never more than a third of what is left, so that some is left for the
@@ -42,6 +46,14 @@ impl Pool {
 
     fn give_back(&mut self, bytes: u32) {
         self.left += bytes;
+    }
+
+    /// Keeps the memory of an emptied queue for the next, if it is worth it.
+    pub fn keep(&mut self, mut queue: VecDeque<u8>) {
+        if self.spares.len() < SPARES && queue.capacity() > BASE_WINDOW as usize {
+            queue.clear();
+            self.spares.push(queue);
+        }
     }
 }
 
@@ -72,9 +84,15 @@ impl Inflow {
     }
 
     /// Takes bytes in.
-    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), Overrun> {
+    pub fn receive(&mut self, bytes: &[u8], pool: &mut Pool) -> Result<(), Overrun> {
         let len = u32::try_from(bytes.len()).map_err(|_| Overrun)?;
         self.open = self.open.checked_sub(len).ok_or(Overrun)?;
+        if self.waiting.capacity() == 0
+            && bytes.len() > BASE_WINDOW as usize
+            && let Some(spare) = pool.spares.pop()
+        {
+            self.waiting = spare;
+        }
         self.waiting.extend(bytes);
         Ok(())
     }
@@ -91,7 +109,7 @@ impl Inflow {
     }
 
     /// Copies out as much as fits and counts it as read.
-    pub fn read(&mut self, mut into: &mut [u8]) -> usize {
+    pub fn read(&mut self, mut into: &mut [u8], pool: &mut Pool) -> usize {
         let mut n = 0;
         let (first, second) = self.waiting.as_slices();
         for part in [first, second] {
@@ -102,7 +120,7 @@ impl Inflow {
             n += len;
         }
         if n == self.waiting.len() {
-            self.forget_waiting();
+            self.forget_waiting(pool);
         } else {
             self.waiting.drain(..n);
         }
@@ -143,14 +161,14 @@ impl Inflow {
     pub fn close(&mut self, pool: &mut Pool) {
         pool.give_back(self.window - BASE_WINDOW);
         self.window = BASE_WINDOW;
-        self.forget_waiting();
+        self.forget_waiting(pool);
     }
 
-    /// An empty queue keeps no memory beyond a base window.
-    fn forget_waiting(&mut self) {
+    /// An idle stream keeps no memory beyond a base window.
+    fn forget_waiting(&mut self, pool: &mut Pool) {
         self.waiting.clear();
         if self.waiting.capacity() > BASE_WINDOW as usize {
-            self.waiting = VecDeque::new();
+            pool.keep(std::mem::take(&mut self.waiting));
         }
     }
 }

@@ -262,10 +262,15 @@ impl Mux {
                 Poll::Ready(outgoing)
             }
             None => {
-                state.driver = Some(cx.waker().clone());
+                register(&mut state.driver, cx);
                 Poll::Pending
             }
         }
+    }
+
+    /// Takes a sent record back, whose memory serves the next.
+    pub(crate) fn recycle(&self, record: Vec<u8>) {
+        self.lock().out.recycle(record);
     }
 
     /// Ends the session: every stream fails with `ConnectionReset` from now on.
@@ -346,14 +351,15 @@ impl State {
     }
 
     fn on_data(&mut self, id: StreamId, bytes: &[u8]) -> Result<(), MuxError> {
-        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
+        let State { streams, pool, .. } = self;
+        let Some(stream) = streams.get_mut(&id) else { return Ok(()) };
         if stream.broken {
             return Ok(());
         }
         if stream.receiving == Receiving::Ended {
             return Err(MuxError::Overrun(id));
         }
-        stream.inflow.receive(bytes).map_err(|inflow::Overrun| MuxError::Overrun(id))?;
+        stream.inflow.receive(bytes, pool).map_err(|inflow::Overrun| MuxError::Overrun(id))?;
         stream.wake_reader();
         Ok(())
     }

@@ -19,6 +19,10 @@ pub const PORT_WRITE: usize = 32 * 1024;
 const WRITE_COST: u64 = 1024;
 /// The host acknowledges no sooner than after this much cost: a largest record still fits then.
 const ACK_EVERY: u64 = 24 * 1024;
+/// Sent records kept for their memory.
+const SPARES: usize = 8;
+/// Shorter records are not worth keeping.
+const WORTH_KEEPING: usize = 4096;
 /// Small frames packed into one record.
 const PACK: usize = 64;
 
@@ -67,6 +71,7 @@ pub struct Outflow {
     first: Option<Vec<u8>>,
     urgent: VecDeque<Urgent>,
     queue: VecDeque<Item>,
+    spares: Vec<Vec<u8>>,
     bytes: usize,
     sent: u64,
     acked: u64,
@@ -82,6 +87,7 @@ impl Outflow {
             first,
             urgent: VecDeque::new(),
             queue: VecDeque::new(),
+            spares: Vec::new(),
             bytes: 0,
             sent: 0,
             acked: 0,
@@ -125,11 +131,23 @@ impl Outflow {
             record.extend_from_slice(data);
             return;
         }
-        let mut record = Vec::with_capacity(HEADER + DATA_HEAD + data.len());
+        let mut record = match data.len() {
+            ..WORTH_KEEPING => Vec::new(),
+            WORTH_KEEPING.. => self.spares.pop().unwrap_or_default(),
+        };
+        record.reserve_exact(HEADER + DATA_HEAD + data.len());
         record.resize(HEADER, 0);
         record.extend_from_slice(&data_head(stream));
         record.extend_from_slice(data);
         self.queue.push_back(Item::Data(stream, record));
+    }
+
+    /// Takes a sent record back.
+    pub fn recycle(&mut self, mut record: Vec<u8>) {
+        if self.spares.len() < SPARES && record.capacity() >= WORTH_KEEPING {
+            record.clear();
+            self.spares.push(record);
+        }
     }
 
     /// Drops all that waits for a stream. True when its OPEN was among it: then the peer has never

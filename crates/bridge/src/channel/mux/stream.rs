@@ -1,7 +1,7 @@
 //! The handle of one stream.
 
 use super::frame::{Frame, StreamId};
-use super::{Mux, Receiving, register, reset};
+use super::{Mux, Receiving, State, register, reset};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
@@ -107,6 +107,11 @@ impl ChannelStream {
         Poll::Ready(Ok(stream.inflow.take()))
     }
 
+    /// Takes back what [`ChannelStream::poll_take`] gave, for its memory.
+    pub(crate) fn put_back(&self, queue: VecDeque<u8>) {
+        self.mux.lock().pool.keep(queue);
+    }
+
     /// Says that `n` taken bytes have gone where they belong.
     pub(crate) fn release(&self, n: usize) {
         let mut state = self.mux.lock();
@@ -118,7 +123,8 @@ impl ChannelStream {
 
     fn poll_copy(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut state = self.mux.lock();
-        let Some(stream) = state.streams.get_mut(&self.id) else {
+        let State { streams, pool, .. } = &mut *state;
+        let Some(stream) = streams.get_mut(&self.id) else {
             return Poll::Ready(Err(reset()));
         };
         if stream.broken {
@@ -133,7 +139,7 @@ impl ChannelStream {
                 }
             };
         }
-        let n = stream.inflow.read(into);
+        let n = stream.inflow.read(into, pool);
         state.consumed(self.id);
         Poll::Ready(Ok(n))
     }

@@ -17,8 +17,7 @@ struct Pair {
     to_guest: mpsc::Receiver<Incoming>,
 }
 
-const LIMITS: Limits =
-    Limits { streams: 6, window: 64 * 1024, pool: 96 * 1024, queue: 48 * 1024 };
+const LIMITS: Limits = Limits { streams: 6, window: 64 * 1024, pool: 96 * 1024, queue: 48 * 1024 };
 
 impl Pair {
     fn new() -> Self {
