@@ -131,8 +131,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
         let unexpected = StdioError::Unexpected { kind: frame.name(), at };
         match frame {
             Frame::Data { offset, mut bytes } => {
-                // A sender that was resumed may repeat what we already have.
+                // A sender that was resumed may repeat what we already have: then it
+                // has not heard of our acknowledgement, and waits for it.
                 let known = at.checked_sub(offset).ok_or(unexpected)?;
+                self.acknowledged = self.acknowledged.min(offset);
                 let known = usize::try_from(known).unwrap_or(usize::MAX).min(bytes.len());
                 bytes.advance(known);
                 self.data = bytes;
