@@ -582,14 +582,16 @@ impl Inner {
         exit
     }
 
-    /// Tells the guest that an exit is recorded; nothing to tell a plain guest.
+    /// Tells the guest that an exit is recorded, and with `discard` that the streams
+    /// may go, too. Nothing to tell a plain guest.
     pub(super) async fn acknowledge(
         &self,
         id: &ContainerId,
         process_id: Option<u32>,
+        discard: bool,
     ) -> Result<(), BridgeError> {
         if self.coracle.is_some() {
-            self.steady(id, AckExit { process_id }).await?;
+            self.steady(id, AckExit { process_id, discard }).await?;
         }
         Ok(())
     }

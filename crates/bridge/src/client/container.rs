@@ -157,7 +157,7 @@ impl Container {
     /// # Errors
     /// Those of any call. A plain guest is not asked.
     pub async fn acknowledge_exit(&self) -> Result<(), BridgeError> {
-        self.connection.inner.acknowledge(&self.id, None).await
+        self.connection.inner.acknowledge(&self.id, None, false).await
     }
 
     /// Is done with the container: ends every [`wait`](Self::wait), and acknowledges

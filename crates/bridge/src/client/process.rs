@@ -18,7 +18,8 @@ use crate::message::{
     ResizeConsole, SignalOptions, SignalProcess, VsockStdioRelay,
 };
 use crate::stdio::{
-    DEFAULT_RING, OFFSET_MAX, OutputRing, SharedRing, StdStream, WhenFull, serve_output, serve_output_raw,
+    DEFAULT_RING, OFFSET_MAX, OutputRing, SharedRing, StdStream, WhenFull, serve_output,
+    serve_output_raw,
 };
 
 /// Where the standard streams of a resumed process go on.
@@ -339,28 +340,30 @@ impl Process {
         self.exit.borrow().clone().unwrap_or(Err(BridgeError::NotExited(self.pid)))
     }
 
-    /// Tells the guest that the exit is recorded, so that it may forget it.
+    /// Tells the guest that the exit is recorded, so that no later session hears of
+    /// it. What is left of the streams stays in the guest until it is read.
     ///
     /// # Errors
     /// Those of any call. A plain guest is not asked.
     pub async fn acknowledge_exit(&self) -> Result<(), BridgeError> {
-        self.connection.inner.acknowledge(&self.container, Some(self.pid)).await
+        let inner = &self.connection.inner;
+        inner.acknowledge(&self.container, Some(self.pid), false).await
     }
 
     /// Is done with the process: fails streams that never connected, drops those
-    /// not taken, and acknowledges the exit when it is known. The process itself is
-    /// left alone.
+    /// not taken, and once the exit is known lets the guest forget the process and
+    /// what nobody reads of its streams. A process that runs is left alone.
     ///
     /// # Errors
-    /// Those of [`acknowledge_exit`](Self::acknowledge_exit), but for a bridge that
-    /// is closed.
+    /// Those of any call, but for a bridge that is closed.
     pub async fn close(&self) -> Result<(), BridgeError> {
         self.closed.cancel();
         drop(self.take_stdio());
         if self.exit_code().is_err() {
             return Ok(());
         }
-        match self.acknowledge_exit().await {
+        let inner = &self.connection.inner;
+        match inner.acknowledge(&self.container, Some(self.pid), true).await {
             Err(error) if error.is_closed() => Ok(()),
             other => other,
         }

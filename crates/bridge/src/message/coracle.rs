@@ -127,6 +127,8 @@ pub struct StreamOffset {
 pub struct AckExit {
     /// Which process; absent for the container itself.
     pub process_id: Option<u32>,
+    /// The host wants nothing more of the process: what is left of its streams may go, too.
+    pub discard: bool,
 }
 
 /// AttachStdio: connects streams of a running process again. The host listens on new ports; the guest

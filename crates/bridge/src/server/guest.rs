@@ -511,7 +511,7 @@ impl Shared {
 
     pub(super) fn acknowledge(&self, id: &ContainerId, request: AckExit) {
         match request.process_id {
-            Some(process) => self.table().acknowledge_process(process),
+            Some(process) => self.table().acknowledge_process(process, request.discard),
             None => self.table().acknowledge_container(id.as_str()),
         }
     }

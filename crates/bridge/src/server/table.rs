@@ -77,6 +77,7 @@ pub(super) struct Process {
     waiters: u32,
     delivered: bool,
     acknowledged: bool,
+    discarded: bool,
     /// Place in the order of exits; `None` while it runs.
     ended: Option<u64>,
 }
@@ -109,6 +110,11 @@ impl Streams {
                 ring.stop();
             }
         }
+    }
+
+    /// Whether a connection carries any output.
+    fn are_served(&self) -> bool {
+        [&self.stdout, &self.stderr].into_iter().flatten().any(SharedRing::is_served)
     }
 
     /// Whether nothing is left that the host could still want.
@@ -240,6 +246,7 @@ impl Table {
             waiters: 0,
             delivered: false,
             acknowledged: false,
+            discarded: false,
             ended: None,
         };
         let ended = process.exit.borrow().is_some();
@@ -327,10 +334,12 @@ impl Table {
         }
     }
 
-    /// The host recorded the exit of a process.
-    pub(super) fn acknowledge_process(&mut self, id: u32) {
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.acknowledged = process.ended.is_some();
+    /// The host recorded the exit of a process; with `discard` it wants nothing more
+    /// of its streams than what connections carry now.
+    pub(super) fn acknowledge_process(&mut self, id: u32, discard: bool) {
+        if let Some(process) = self.processes.get_mut(&id).filter(|found| found.ended.is_some()) {
+            process.acknowledged = true;
+            process.discarded |= discard;
         }
         self.settle(id);
     }
@@ -349,12 +358,8 @@ impl Table {
 
     /// Drops a process once nothing of it is wanted any more.
     pub(super) fn settle(&mut self, id: u32) {
-        let over = self.processes.get(&id).is_some_and(|process| {
-            !process.init
-                && process.ended.is_some()
-                && process.acknowledged
-                && process.streams.are_over()
-        });
+        let over =
+            self.processes.get(&id).is_some_and(|process| !process.init && process.is_settled());
         if over {
             self.remove(id);
         }
@@ -389,6 +394,7 @@ impl Container {
 impl Process {
     /// Whether the host has heard of everything there was: nothing to list.
     pub(super) fn is_settled(&self) -> bool {
-        self.ended.is_some() && self.acknowledged && self.streams.are_over()
+        let unwanted = self.discarded && !self.streams.are_served();
+        self.ended.is_some() && self.acknowledged && (unwanted || self.streams.are_over())
     }
 }

