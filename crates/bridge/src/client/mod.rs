@@ -19,6 +19,7 @@ mod error;
 mod io_channel;
 mod process;
 mod registry;
+mod rpc;
 mod streams;
 
 pub use connection::{ConnectOptions, GuestConnection, RPC_TIMEOUT, SHUTDOWN_TIMEOUT, Session};

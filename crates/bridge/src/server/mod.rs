@@ -12,6 +12,7 @@
 //! notification once the init process's exit was delivered.
 
 mod connection;
+mod execution;
 mod guest;
 mod held;
 mod reply;
