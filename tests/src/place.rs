@@ -1,6 +1,7 @@
 //! A root directory of a test's own, with the shared guest files in it.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -30,6 +31,11 @@ impl Place {
         );
         let dir = tempfile::Builder::new().prefix("coracle-test").tempdir().unwrap();
         symlink(&guest, dir.path().join("guest")).unwrap();
+        // Said once per boot of the host; not in the tests' way.
+        let verdicts = dir.path().join("cache/verdicts");
+        fs::create_dir_all(&verdicts).unwrap();
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        fs::write(verdicts.join("fallback-told"), boot_id).unwrap();
         let before = Host::scan(dir.path());
         Place { dir, before }
     }

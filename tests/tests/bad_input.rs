@@ -97,7 +97,7 @@ fn a_root_that_is_no_archive_is_refused() {
 fn too_little_memory_is_refused_with_the_least() {
     let place = Place::new();
     let out = place.output(["run", "--memory", "16m", "--", "true"]);
-    assert_refused(&out, &["16 MiB", "at least"]);
+    assert_refused(&out, &["16 MiB", "the least is", "--memory"]);
     place.assert_nothing_left();
 }
 

@@ -69,6 +69,16 @@ pub enum Accel {
     Tcg,
 }
 
+impl From<Accel> for coracle_engine::Accel {
+    fn from(accel: Accel) -> Self {
+        match accel {
+            Accel::Auto => Self::Auto,
+            Accel::Kvm => Self::Kvm,
+            Accel::Tcg => Self::Tcg,
+        }
+    }
+}
+
 /// `coracle run`.
 #[derive(Debug, Args)]
 #[command(

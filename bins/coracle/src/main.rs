@@ -1,5 +1,6 @@
 //! The `coracle` command: parse, dispatch, map the outcome to an exit code.
 
+mod accel;
 mod cli;
 mod detach;
 mod doctor;

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use coracle_engine::root::Root;
 use coracle_engine::timeline::{Phase, Timeline};
-use coracle_engine::{Accel, Command, Container, RootFs, Sandbox, SandboxSpec};
+use coracle_engine::{Command, Container, RootFs, Sandbox, SandboxSpec};
 use tokio_util::sync::CancellationToken;
 
+use crate::accel;
 use crate::cli::{self, Format, RunArgs};
 use crate::detach::DetachKeys;
 use crate::foreground::{self, Foreground};
@@ -43,6 +44,9 @@ pub fn run(args: &RunArgs, words: (Option<&str>, &[String]), root: &Root) -> Res
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
+    if args.accel == cli::Accel::Auto {
+        accel::tell_of_fallback(root);
+    }
     let session = Session {
         args,
         sandbox: sandbox_spec(args, words.0),
@@ -62,11 +66,7 @@ fn sandbox_spec(args: &RunArgs, rootfs: Option<&str>) -> SandboxSpec {
         name: args.name.clone(),
         memory_mib: args.memory,
         vcpus: args.cpus,
-        accel: match args.accel {
-            cli::Accel::Auto => Accel::Auto,
-            cli::Accel::Kvm => Accel::Kvm,
-            cli::Accel::Tcg => Accel::Tcg,
-        },
+        accel: args.accel.into(),
         kernel: args.kernel.clone(),
         rootfs: rootfs.map_or(RootFs::BuiltIn, |path| RootFs::At(path.into())),
         scratch_mib: args.scratch,

@@ -15,14 +15,6 @@ pub enum Error {
         /// The text given.
         name: String,
     },
-    /// The VM would not boot with so little.
-    #[error("{asked} MiB of memory are too little: a VM needs at least {least} MiB")]
-    TooLittleMemory {
-        /// MiB asked for.
-        asked: u64,
-        /// MiB that would do.
-        least: u64,
-    },
     /// Neither user nor image says what to run.
     #[error("there is no command to run")]
     NoCommand,
@@ -164,7 +156,6 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Error::BadName { .. } => "E-NAME",
-            Error::TooLittleMemory { .. } => "E-MEMORY",
             Error::NoCommand => "E-COMMAND-NONE",
             Error::RelativeDirectory { .. } => "E-WORKDIR",
             Error::Room { .. } => "E-RUN-DIR",
@@ -193,9 +184,6 @@ impl Error {
                 "use up to 64 letters, digits, `_`, `.` and `-`, beginning with a letter or digit"
                     .to_owned(),
             ),
-            Error::TooLittleMemory { least, .. } => {
-                Some(format!("give it --memory {least}m or more"))
-            }
             Error::NoCommand => {
                 Some("write one after `--`, as in `coracle run -- uname -a`".to_owned())
             }
@@ -203,8 +191,10 @@ impl Error {
             Error::NoGuest { .. } => Some(
                 "make the guest's files with `coracle guest build` (or `make setup`)".to_owned(),
             ),
-            Error::Boot { .. } => {
-                Some("run `coracle doctor` to see what this host lacks".to_owned())
+            Error::Boot { source, .. } => {
+                Some(source.help().unwrap_or_else(|| {
+                    "run `coracle doctor` to see what this host lacks".to_owned()
+                }))
             }
             Error::CommandNotFound { .. } => Some(
                 "look what the root file system holds: `coracle run ROOTFS -- ls /bin`".to_owned(),

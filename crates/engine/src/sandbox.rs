@@ -19,9 +19,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use coracle_image::{ImageConfig, ImageError, Source, Store};
-use coracle_uvm::UtilityVm;
 use coracle_uvm::options::{ColdDisk, ColdMount, OptionsLcow};
 use coracle_uvm::timeline::Stage;
+use coracle_uvm::{User, UtilityVm};
 use tokio_util::sync::CancellationToken;
 
 use crate::container::Container;
@@ -263,6 +263,8 @@ fn options(
     options.options.processor_count = spec.vcpus;
     options.host.run_dir = Some(dir.join("vm"));
     options.host.accelerator = spec.accel;
+    options.host.verdicts = Some(root.verdicts());
+    options.host.user = vm_user();
     options.host.cold_disks = disks;
     options
 }
@@ -271,6 +273,18 @@ fn options(
 struct RootImage {
     file: File,
     config: ImageConfig,
+}
+
+/// A user of the VM's own, if we may choose one: what breaks out of it meets nobody's files.
+/// The numbers lie far above those that systems and subordinate ranges use.
+fn vm_user() -> Option<User> {
+    const FIRST: u32 = 1_900_000_000;
+    const COUNT: u128 = 10_000_000;
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let number = u32::try_from(uuid::Uuid::new_v4().as_u128() % COUNT).unwrap_or_default();
+    Some(User { uid: FIRST + number, gid: FIRST + number })
 }
 
 async fn prepare_image(

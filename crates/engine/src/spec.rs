@@ -8,10 +8,6 @@ pub use coracle_uvm::Accel;
 
 use crate::error::Error;
 
-/// The least memory a VM boots with, in MiB: below it the kernel has no room to
-/// unpack its initial RAM disk beside itself.
-pub const LEAST_MEMORY_MIB: u64 = 128;
-
 /// Where the root file system comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootFs {
@@ -26,7 +22,7 @@ pub enum RootFs {
 pub struct SandboxSpec {
     /// Its name; a random one if none is given.
     pub name: Option<String>,
-    /// Memory of the VM in MiB, at least [`LEAST_MEMORY_MIB`].
+    /// Memory of the VM in MiB; less than kernel and initrd need is refused.
     pub memory_mib: u64,
     /// Virtual processors, at least one.
     pub vcpus: u32,
@@ -46,13 +42,10 @@ impl SandboxSpec {
     /// Refuses what cannot work, by name.
     ///
     /// # Errors
-    /// A name that is no file name, too little memory.
+    /// A name that is no file name.
     pub fn check(&self) -> Result<(), Error> {
         if let Some(name) = &self.name {
             check_name(name)?;
-        }
-        if self.memory_mib < LEAST_MEMORY_MIB {
-            return Err(Error::TooLittleMemory { asked: self.memory_mib, least: LEAST_MEMORY_MIB });
         }
         Ok(())
     }

@@ -249,6 +249,19 @@ pub enum UvmError {
 }
 
 impl UvmError {
+    /// What a person can do about it, where that is known.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Launch { source, .. }
+            | Self::PowerOn { source, .. }
+            | Self::Terminate { source, .. } => source.help(),
+            Self::Options(OptionsError::KernelNotFound { .. } | OptionsError::BootFileNotFound { .. }) => {
+                Some("make the guest's files with `coracle guest build` (or `make setup`)".to_owned())
+            }
+            _ => None,
+        }
+    }
+
     /// The stable name of this error.
     pub fn code(&self) -> &'static str {
         match self {

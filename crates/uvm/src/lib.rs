@@ -51,7 +51,7 @@ mod stats;
 pub mod timeline;
 pub mod validate;
 
-pub use coracle_vmm::Accel;
+pub use coracle_vmm::{Accel, User};
 pub use errors::{Result, UvmError};
 pub use lifecycle::{KeeperStartError, UnexpectedExit, UtilityVm};
 pub use state::{Event, Refused, State};
