@@ -135,17 +135,15 @@ async fn two_hundred_processes_leave_nothing() {
     // One first, so that what is made once is there.
     assert_eq!(shell_in(&container, "true").await.code, 0);
     let before = machine.shell(look).await.stdout;
-    for round in 0..20 {
-        let started: Vec<_> = (0..10)
-            .map(|n| {
-                let code = round * 10 + n;
-                (code, exec_shell(&format!("echo {code}; exit {code}")))
-            })
-            .collect();
-        let running = started.iter().map(|(code, parameters)| async {
-            let process = container.create_process(parameters).await.unwrap();
-            let outcome = finish(process, b"").await;
-            assert_eq!((outcome.code, outcome.stdout), (*code, format!("{code}\n")));
+    for round in 0..20_u32 {
+        let running = (round * 10..round * 10 + 10).map(|code| {
+            let container = &container;
+            async move {
+                let line = exec_shell(&format!("echo {code}; exit {code}"));
+                let process = container.create_process(&line).await.unwrap();
+                let outcome = finish(process, b"").await;
+                assert_eq!((outcome.code, outcome.stdout), (code, format!("{code}\n")));
+            }
         });
         futures::future::join_all(running).await;
     }
@@ -159,7 +157,7 @@ async fn two_hundred_processes_leave_nothing() {
 }
 
 #[tokio::test]
-async fn a_container_is_killed_when_it_does_not_end() {
+async fn a_container_ends_as_its_init_decides_or_is_killed() {
     let machine = Machine::boot().await;
     // A shell that is PID 1 ignores what it has no trap for.
     let (container, init) = machine.sleeper("c", spec("while :; do sleep 1; done")).await;
@@ -168,8 +166,13 @@ async fn a_container_is_killed_when_it_does_not_end() {
     assert_eq!(init.wait().await.unwrap(), 128 + 9);
     machine.vm.delete_container_state("c").await.unwrap();
 
-    let (container, init) =
-        machine.sleeper("d", spec("trap 'exit 9' TERM; while :; do sleep 0.1; done")).await;
+    let line = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done";
+    let container = machine.create("d", spec(line)).await.unwrap();
+    container.start().await.unwrap();
+    let init = container.create_process(&all_output()).await.unwrap();
+    let mut stdout = init.take_stdio().stdout.take().unwrap();
+    let mut ready = [0; 6];
+    stdout.read_exact(&mut ready).await.unwrap();
     container.shutdown().await.unwrap();
     assert_eq!(init.wait().await.unwrap(), 9);
     machine.close().await;

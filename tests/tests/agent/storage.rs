@@ -9,7 +9,7 @@ async fn a_root_and_its_folder_go_when_they_are_removed() {
     // Two mounts on one path: the first removal uncovers the second and deletes nothing.
     machine.vm.combine_layers_lcow(&[LAYER], Some("/run/scratch/other"), &root).await.unwrap();
     machine.vm.remove_combined_layers(&root).await.unwrap();
-    let still = machine.shell(&format!("test -x {root}/bin/sh && echo there")).await;
+    let still = machine.shell(&format!("test -x {root}/bin/busybox && echo there")).await;
     assert_eq!(still.stdout, "there\n");
     machine.vm.remove_combined_layers(&root).await.unwrap();
     let left = machine.shell("ls /run/gcs/c; grep -c overlay /proc/mounts").await;
