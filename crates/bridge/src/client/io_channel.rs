@@ -54,6 +54,7 @@ impl IoChannel {
     ) -> Self {
         let accept = tokio::spawn(async move {
             tokio::select! {
+                biased;
                 connection = accept(&listener, port, session) => connection,
                 () = until.cancelled() => Err(io::ErrorKind::NotConnected.into()),
             }

@@ -372,7 +372,6 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.closed.cancel();
         if let (Some(stdin), false) = (&self.stdin, self.stdin_kept.load(Ordering::Relaxed)) {
             // Nobody carries it any more: its writers must not wait for ever.
             stdin.ring.stop();

@@ -37,6 +37,10 @@ pub(super) async fn fill(mut source: Source, ring: SharedRing, closed: Cancellat
         () = closed.cancelled() => {}
     }
     ring.finish();
+    let dropped = ring.inspect(OutputRing::dropped);
+    if dropped > 0 {
+        tracing::warn!(bytes = dropped, "output was dropped because nobody read it in time");
+    }
 }
 
 /// A stream that a connection carries.

@@ -31,15 +31,13 @@ struct State {
     /// Number of the connection that may read; older ones are superseded.
     lease: u64,
     served: bool,
-    writer: Option<Waker>,
+    writers: Vec<Waker>,
     reader: Option<Waker>,
 }
 
 impl State {
-    fn wake_writer(&mut self) {
-        if let Some(waker) = self.writer.take() {
-            waker.wake();
-        }
+    fn wake_writers(&mut self) {
+        self.writers.drain(..).for_each(Waker::wake);
     }
 
     fn wake_reader(&mut self) {
@@ -52,7 +50,7 @@ impl State {
 impl SharedRing {
     /// Shares a ring.
     pub fn new(ring: OutputRing) -> Self {
-        let state = State { ring, lease: 0, served: false, writer: None, reader: None };
+        let state = State { ring, lease: 0, served: false, writers: Vec::new(), reader: None };
         Self { state: Arc::new(Mutex::new(state)), stopped: CancellationToken::new() }
     }
 
@@ -80,7 +78,9 @@ impl SharedRing {
         match state.ring.offer(bytes) {
             None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             Some(0) if !bytes.is_empty() => {
-                state.writer = Some(cx.waker().clone());
+                if !state.writers.iter().any(|waker| waker.will_wake(cx.waker())) {
+                    state.writers.push(cx.waker().clone());
+                }
                 Poll::Pending
             }
             Some(taken) => {
@@ -113,7 +113,7 @@ impl SharedRing {
     pub fn stop(&self) {
         let mut state = self.lock();
         state.ring.stop();
-        state.wake_writer();
+        state.wake_writers();
         state.wake_reader();
         self.stopped.cancel();
     }
@@ -135,7 +135,7 @@ impl SharedRing {
     pub fn acknowledge(&self, offset: u64) -> Result<(), RingFault> {
         let mut state = self.lock();
         state.ring.acknowledge(offset)?;
-        state.wake_writer();
+        state.wake_writers();
         Ok(())
     }
 

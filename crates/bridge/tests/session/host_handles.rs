@@ -160,6 +160,18 @@ async fn reading_and_writing_wait_for_the_guest_to_connect() {
 }
 
 #[tokio::test]
+async fn streams_that_were_taken_outlive_the_handle_of_their_process() {
+    let (host, mut guest, dir) = scripted(Session::Plain, LIMIT).await;
+    let (process, _, connected) = start(&host, &mut guest, dir.path(), "o").await;
+    let mut stdout = process.take_stdio().stdout.unwrap();
+    drop(process);
+    tokio::task::yield_now().await;
+    let mut connected = connected.into_iter().next().unwrap();
+    connected.write_all(b"x").await.unwrap();
+    assert_eq!(soon(stdout.read_u8()).await.unwrap(), b'x');
+}
+
+#[tokio::test]
 async fn closing_the_process_unblocks_a_reader_whose_stream_never_connected() {
     let (host, mut guest, dir) = scripted(Session::Plain, LIMIT).await;
     let parameters = command("x", "o");

@@ -160,6 +160,29 @@ async fn a_sender_ends_when_its_reader_has_seen_the_end() {
 }
 
 #[tokio::test]
+async fn room_in_a_ring_wakes_every_writer_that_waits_for_it() {
+    let ring = SharedRing::with_capacity(4, WhenFull::Block);
+    let writers: Vec<_> = (0..3)
+        .map(|_| {
+            let ring = ring.clone();
+            tokio::spawn(async move { ring.write_all(b"abcdef").await })
+        })
+        .collect();
+    soon(async {
+        for end in (4..=18).step_by(2) {
+            while ring.inspect(OutputRing::end) < end {
+                tokio::task::yield_now().await;
+            }
+            ring.acknowledge(end).unwrap();
+        }
+    })
+    .await;
+    for writer in writers {
+        soon(writer).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_acknowledgement_of_what_was_never_sent_ends_the_connection_only() {
     for frame in [
         Frame::Ack { offset: 4 },
