@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -314,9 +314,11 @@ impl GuestConnection {
         process::resume(self, id.clone(), pid, stdio).await
     }
 
-    /// Ends the bridge: every pending call fails with [`BridgeError::Closed`].
-    /// What runs in the guest goes on.
+    /// Ends the bridge: every pending call and every wait for a process fails with
+    /// [`BridgeError::Closed`], and waits for containers end. What runs in the guest
+    /// goes on.
     pub fn close(&self) {
+        self.inner.registry.done.store(true, Ordering::Relaxed);
         let _ = self.inner.commands.send(Command::Close);
     }
 

@@ -1,5 +1,7 @@
 //! A container in the guest, as the host holds it.
 
+use std::sync::atomic::Ordering;
+
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -88,8 +90,8 @@ impl Container {
         }
     }
 
-    /// Waits until the container has exited or [`close`](Self::close) is called; for
-    /// any number of callers, at any time.
+    /// Waits until the container has exited, or until it or the bridge is closed by
+    /// this host; for any number of callers, at any time.
     ///
     /// # Errors
     /// When the bridge to a guest that keeps sessions is lost: the container goes
@@ -107,11 +109,13 @@ impl Container {
             ended = ended => ended,
             () = self.closed.cancelled() => return Ok(()),
         };
-        match (ended, self.connection.inner.dialect()) {
-            (Phase::Lost, Dialect::Coracle) => Err(self.connection.closed().await),
-            (Phase::Lost, Dialect::Plain | Dialect::New)
-            | (Phase::Exited(_) | Phase::Running, _) => Ok(()),
+        let inner = &self.connection.inner;
+        let goes_on =
+            inner.dialect() == Dialect::Coracle && !inner.registry.done.load(Ordering::Relaxed);
+        if ended == Phase::Lost && goes_on {
+            return Err(self.connection.closed().await);
         }
+        Ok(())
     }
 
     /// How the container exited; `None` while it runs, and when it is not known.

@@ -2,6 +2,7 @@
 //! bridge ended.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -27,6 +28,8 @@ pub(super) enum Phase {
 pub(super) struct Registry {
     containers: Mutex<HashMap<String, watch::Sender<Phase>>>,
     cause: Mutex<Option<BridgeError>>,
+    /// Set when this host itself ends the bridge: it is done with the guest.
+    pub(super) done: AtomicBool,
     pub(super) closed: CancellationToken,
 }
 

@@ -427,6 +427,21 @@ async fn a_lost_bridge_says_nothing_about_the_container_of_a_guest_with_sessions
 }
 
 #[tokio::test]
+async fn a_host_that_is_done_ends_its_waits_for_containers_without_an_error() {
+    for session in [Session::Plain, Session::Next] {
+        let (host, mut guest, _dir) = scripted(session, LIMIT).await;
+        let container = create(&host, &mut guest, "foo").await.unwrap();
+        let wait = async {
+            tokio::task::yield_now().await;
+            host.close();
+        };
+        let (waited, ()) = soon(async { tokio::join!(container.wait(), wait) }).await;
+        waited.unwrap();
+        soon(container.wait()).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_container_that_is_gone_has_been_shut_down() {
     let (host, mut guest, _dir) = scripted(Session::Plain, LIMIT).await;
     let container = create(&host, &mut guest, "foo").await;
