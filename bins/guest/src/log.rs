@@ -17,7 +17,7 @@ use coracle_bridge::port;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
@@ -26,6 +26,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// Lines that may wait; about 256 KiB.
 const CAPACITY: usize = 1024;
+
+/// How long the last lines may take.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// Between two attempts to reach the log port.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -41,6 +44,8 @@ pub struct Log {
 struct Queue {
     lines: VecDeque<String>,
     dropped: u64,
+    /// A line was taken and may not have been sent yet.
+    sending: bool,
     keep: bool,
     console: Option<File>,
 }
@@ -114,6 +119,20 @@ impl Log {
         }
     }
 
+    /// Waits until all lines are on their way to the host, or until it is clear that it does not
+    /// take them.
+    pub async fn settle(&self) {
+        let settled = async {
+            while {
+                let queue = self.lock();
+                queue.sending || !queue.lines.is_empty()
+            } {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        drop(timeout(SETTLE, settled).await);
+    }
+
     async fn send_all(&self, stream: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
         loop {
             while let Some(line) = self.next() {
@@ -123,12 +142,14 @@ impl Log {
                 }
             }
             stream.flush().await?;
+            self.lock().sending = false;
             self.added.notified().await;
         }
     }
 
     fn next(&self) -> Option<String> {
         let mut queue = self.lock();
+        queue.sending |= queue.dropped > 0 || !queue.lines.is_empty();
         if queue.dropped > 0 {
             let count = std::mem::take(&mut queue.dropped);
             let text = format!("{count} log lines were lost");
@@ -277,6 +298,20 @@ mod tests {
         }
         assert!(log.next().unwrap().contains("3 log lines were lost"));
         assert_eq!(log.next().unwrap(), "3\n");
+    }
+
+    #[tokio::test]
+    async fn settling_waits_for_the_line_that_is_being_sent() {
+        let log = Log::new();
+        log.add("last words".to_owned());
+        let (mut ours, mut host) = tokio::io::duplex(64);
+        let sender = log.clone();
+        let task = tokio::spawn(async move { sender.send_all(&mut ours).await });
+        log.settle().await;
+        let mut line = [0; 11];
+        tokio::io::AsyncReadExt::read_exact(&mut host, &mut line).await.unwrap();
+        assert_eq!(&line, b"last words\n");
+        task.abort();
     }
 
     #[test]

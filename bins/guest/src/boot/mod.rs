@@ -133,6 +133,10 @@ async fn serve(prepared: Prepared, program: OwnProgram, log: Log) -> Result<()> 
     if !parameters.names_the_agent() {
         load();
         let ended = command::run(&parameters, &reaper, &log).await;
+        if let Err(error) = &ended {
+            tracing::error!("{error:#}");
+        }
+        log.settle().await;
         power::off_now();
         return ended;
     }

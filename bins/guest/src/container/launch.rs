@@ -60,6 +60,16 @@ pub enum LaunchError {
     },
 }
 
+impl LaunchError {
+    /// Whether the helper was stopped half-way. One that refuses has undone what it did.
+    pub fn leaves_something(&self) -> bool {
+        match self {
+            Self::Silent { .. } | Self::TimedOut { .. } => true,
+            Self::Run { .. } | Self::Refused { .. } => false,
+        }
+    }
+}
+
 /// What a helper made.
 #[derive(Debug)]
 pub struct Launched {

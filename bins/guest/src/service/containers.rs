@@ -79,8 +79,16 @@ impl Agent {
         let request = Request::Create(Box::new(Create { id: id.to_owned(), spec }));
         let [stdin, stdout, stderr] = &workload.descriptors;
         let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-        let launched = self.launcher.run(&request, stdio, None).await;
-        let launched = launched.map_err(|error| errors::launch(&error))?;
+        let launched = match self.launcher.run(&request, stdio, None).await {
+            Ok(launched) => launched,
+            Err(error) => {
+                if error.leaves_something() {
+                    // What the helper had no time to undo; the first error is what counts.
+                    drop(self.remove(id).await);
+                }
+                return Err(errors::launch(&error));
+            }
+        };
         let init = launched.process.ok_or_else(|| ServiceError::failed("there is no init"))?;
         let handle = init.while_alive(sys::pidfd_open);
         let handle = match handle {
@@ -194,12 +202,16 @@ impl Agent {
 
     pub(super) async fn delete(&self, id: &str) -> Result<(), ServiceError> {
         self.container(id)?;
-        let null = streams::null()?;
-        let request = Request::Delete { id: id.to_owned() };
-        let deleted = self.launcher.run(&request, [null.as_fd(); 3], None).await;
-        deleted.map_err(|error| errors::launch(&error))?;
+        self.remove(id).await?;
         self.containers().remove(id);
         Ok(())
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), ServiceError> {
+        let null = streams::null()?;
+        let request = Request::Delete { id: id.to_owned() };
+        let removed = self.launcher.run(&request, [null.as_fd(); 3], None).await;
+        removed.map(drop).map_err(|error| errors::launch(&error))
     }
 
     /// Keeps a process for as long as it lives, and returns its pid.
