@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -11,19 +11,22 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Default)]
 pub struct Host {
     seen: BTreeSet<String>,
-    root: std::path::PathBuf,
+    root: PathBuf,
+    mark: String,
 }
 
 impl Host {
-    /// Looks for what belongs to `root`.
-    pub fn scan(root: &Path) -> Host {
+    /// Looks for what belongs to `root`, or has `mark` in its command line.
+    pub fn scan(root: &Path, mark: &str) -> Host {
         let mut seen = BTreeSet::new();
-        processes(root, &mut seen);
+        for (pid, command_line) in processes(root, mark) {
+            seen.insert(format!("process {pid}: {command_line}"));
+        }
         lines_naming("/proc/self/mounts", root, "mount", &mut seen);
         lines_naming("/proc/net/unix", root, "socket", &mut seen);
         cgroups(Path::new("/sys/fs/cgroup"), 0, &mut seen);
         files(&root.join("run"), &mut seen);
-        Host { seen, root: root.to_owned() }
+        Host { seen, root: root.to_owned(), mark: mark.to_owned() }
     }
 
     /// What is here and was not in `before`. The dying get three seconds to be gone:
@@ -37,34 +40,36 @@ impl Host {
                 return left;
             }
             sleep(Duration::from_millis(50));
-            now = Host::scan(&self.root);
+            now = Host::scan(&self.root, &self.mark);
         }
     }
 }
 
-fn processes(root: &Path, seen: &mut BTreeSet<String>) {
-    let mark = root.as_os_str().as_encoded_bytes();
+/// Pids and command lines of the processes that name `root` or `mark`, or hold files below
+/// `root` open. QEMU has neither environment nor paths of its owner, but its sandbox's name.
+pub(crate) fn processes(root: &Path, mark: &str) -> Vec<(u32, String)> {
+    let mut found = Vec::new();
+    let root_bytes = root.as_os_str().as_encoded_bytes();
+    let has = |bytes: &[u8], part: &[u8]| bytes.windows(part.len()).any(|w| w == part);
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
             continue;
         };
         let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
         let command_line = read("cmdline");
-        let has_mark = |bytes: &[u8]| bytes.windows(mark.len()).any(|w| w == mark);
         let open_files = || {
-            fs::read_dir(entry.path().join("fd"))
-                .into_iter()
-                .flatten()
-                .flatten()
-                .any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(root)))
+            let files = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
+            files.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|to| to.starts_with(root))
         };
-        if pid != std::process::id()
-            && (has_mark(&command_line) || has_mark(&read("environ")) || open_files())
-        {
-            let shown = String::from_utf8_lossy(&command_line).replace('\0', " ");
-            seen.insert(format!("process {pid}: {shown}"));
+        let is_ours = has(&command_line, root_bytes)
+            || has(&command_line, mark.as_bytes())
+            || has(&read("environ"), root_bytes)
+            || open_files();
+        if pid != std::process::id() && is_ours {
+            found.push((pid, String::from_utf8_lossy(&command_line).replace('\0', " ")));
         }
     }
+    found
 }
 
 fn lines_naming(file: &str, root: &Path, what: &str, seen: &mut BTreeSet<String>) {

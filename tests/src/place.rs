@@ -1,19 +1,23 @@
 //! A root directory of a test's own, with the shared guest files in it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-use crate::Host;
+use crate::{Host, host};
 
 /// A private `--root`; everything a test starts carries its mark.
 #[derive(Debug)]
 pub struct Place {
     dir: TempDir,
+    /// Part of the name of every sandbox of this place, and so of its processes' command lines.
+    mark: String,
+    started: AtomicU32,
     before: Host,
 }
 
@@ -36,8 +40,10 @@ impl Place {
         fs::create_dir_all(&verdicts).unwrap();
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
         fs::write(verdicts.join("fallback-told"), boot_id).unwrap();
-        let before = Host::scan(dir.path());
-        Place { dir, before }
+        let suffix: String = dir.path().to_string_lossy().chars().rev().take(6).collect();
+        let mark = format!("place{}", suffix.replace(|c: char| !c.is_ascii_alphanumeric(), "0"));
+        let before = Host::scan(dir.path(), &mark);
+        Place { dir, mark, started: AtomicU32::new(0), before }
     }
 
     /// The root directory.
@@ -45,8 +51,25 @@ impl Place {
         self.dir.path()
     }
 
-    /// `coracle ARGS...` in this place.
+    /// The pids of the QEMU processes of this place's sandboxes.
+    pub fn qemus(&self) -> Vec<u32> {
+        host::processes(self.root(), &self.mark)
+            .into_iter()
+            .filter(|(_, command_line)| {
+                command_line.split(' ').next().is_some_and(|p| p.contains("qemu-system"))
+            })
+            .map(|(pid, _)| pid)
+            .collect()
+    }
+
+    /// `coracle ARGS...` in this place; a sandbox it runs is named after the place.
     pub fn coracle<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Command {
+        let mut args: Vec<OsString> = args.into_iter().map(|a| a.as_ref().to_owned()).collect();
+        let is_run = args.first().is_some_and(|verb| verb == "run");
+        if is_run && !args.iter().any(|a| a == "--name") {
+            let number = self.started.fetch_add(1, Ordering::Relaxed);
+            args.insert(1, format!("--name={}-{number}", self.mark).into());
+        }
         let mut command = Command::new(binary());
         command.args(args).env("CORACLE_ROOT", self.root()).env_remove("CORACLE_LOG");
         command.stdin(Stdio::null());
@@ -66,7 +89,7 @@ impl Place {
     /// # Panics
     /// When something is left: it is named.
     pub fn assert_nothing_left(&self) {
-        let left = Host::scan(self.root()).beyond(&self.before);
+        let left = Host::scan(self.root(), &self.mark).beyond(&self.before);
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
 }

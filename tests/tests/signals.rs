@@ -31,30 +31,6 @@ fn start_ready(place: &Place, script: &str) -> (Child, BufReader<std::process::C
     (child, out)
 }
 
-/// The pids of QEMU processes that were started in this place.
-fn qemus(place: &Place) -> Vec<Pid> {
-    let mark = place.root().as_os_str().as_encoded_bytes().to_owned();
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else {
-            continue;
-        };
-        let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
-        let command_line = read("cmdline");
-        let has = |bytes: &[u8]| bytes.windows(mark.len()).any(|w| w == mark);
-        if command_line.starts_with(b"qemu-system") || text(&command_line).contains("/qemu-system")
-        {
-            let files = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
-            let open = files.filter_map(|f| fs::read_link(f.path()).ok());
-            let mut open = open.map(|p| p.as_os_str().as_encoded_bytes().to_vec());
-            if has(&command_line) || has(&read("environ")) || open.any(|p| has(&p)) {
-                found.extend(Pid::from_raw(pid));
-            }
-        }
-    }
-    found
-}
-
 #[test]
 fn ctrl_c_at_every_stage_ends_it_and_leaves_nothing() {
     let place = Place::new();
@@ -104,9 +80,10 @@ fn signals_reach_the_command_and_its_answer_comes_back() {
 fn a_killed_qemu_is_told_and_leaves_nothing() {
     let place = Place::new();
     let (mut child, _out) = start_ready(&place, "echo ready; sleep 60");
-    let found = qemus(&place);
+    let found = place.qemus();
     assert_eq!(found.len(), 1);
-    kill_process(found[0], Signal::KILL).unwrap();
+    let qemu = Pid::from_raw(i32::try_from(found[0]).unwrap()).unwrap();
+    kill_process(qemu, Signal::KILL).unwrap();
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(125), "{said}");
@@ -118,11 +95,11 @@ fn a_killed_qemu_is_told_and_leaves_nothing() {
 fn when_the_runtime_is_killed_the_vm_dies_and_the_next_command_sweeps() {
     let place = Place::new();
     let (mut child, _out) = start_ready(&place, "echo ready; sleep 60");
-    assert_eq!(qemus(&place).len(), 1);
+    assert_eq!(place.qemus().len(), 1);
     signal(&child, Signal::KILL);
     child.wait().unwrap();
     let deadline = Instant::now() + Duration::from_secs(5);
-    while !qemus(&place).is_empty() {
+    while !place.qemus().is_empty() {
         assert!(Instant::now() < deadline, "QEMU outlives its owner");
         sleep(Duration::from_millis(20));
     }
@@ -221,9 +198,9 @@ fn the_detach_keys_give_the_terminal_back_while_the_command_goes_on() {
             .local_modes
             .contains(rustix::termios::LocalModes::ICANON)
     );
-    assert_eq!(qemus(&place).len(), 1, "the command ended with the terminal");
+    assert_eq!(place.qemus().len(), 1, "the command ended with the terminal");
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !qemus(&place).is_empty() {
+    while !place.qemus().is_empty() {
         assert!(Instant::now() < deadline, "the sandbox outlives its command");
         sleep(Duration::from_millis(100));
     }

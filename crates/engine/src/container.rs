@@ -1,5 +1,7 @@
 //! A container and the command in it.
 
+use std::time::Duration;
+
 use coracle_uvm::container::{self, BridgeError, ContainerConfig, Process, ProcessParameters};
 use coracle_uvm::{UtilityVm, UvmError};
 use oci_spec::runtime::Spec;
@@ -14,10 +16,14 @@ const NOT_FOUND: u32 = 0x8007_0002;
 /// The guest's code for a file that may not be executed.
 const ACCESS_DENIED: u32 = 0x8007_0005;
 
+/// How long a VM whose bridge broke may take to be seen dead.
+const EXIT_AFTER_BRIDGE: Duration = Duration::from_secs(2);
+
 /// A command that runs in its container.
 #[derive(Debug)]
 pub struct Container {
     name: String,
+    vm: UtilityVm,
     container: container::Container,
     process: Process,
     stdin: Option<Input>,
@@ -51,6 +57,7 @@ impl Container {
         let stdio = process.take_stdio();
         Ok(Container {
             name: name.to_owned(),
+            vm: vm.clone(),
             container,
             process,
             stdin: stdio.stdin,
@@ -79,8 +86,21 @@ impl Container {
     /// # Errors
     /// The VM was lost first.
     pub async fn wait(&self) -> Result<u32, Error> {
-        let lost = |source| Error::Lost { name: self.name.clone(), source };
-        self.process.wait().await.map_err(lost)
+        match self.process.wait().await {
+            Ok(code) => Ok(code),
+            Err(bridge) => Err(self.lost(bridge).await),
+        }
+    }
+
+    /// Says why the command was lost: if the VM ended, that is the cause and the bridge's end
+    /// only its first sign.
+    async fn lost(&self, bridge: BridgeError) -> Error {
+        let name = self.name.clone();
+        let ended = tokio::time::timeout(EXIT_AFTER_BRIDGE, self.vm.wait()).await;
+        match (ended, self.vm.exit_error()) {
+            (Ok(()), Err(exit)) => Error::Lost { name, source: Box::new(exit) },
+            (Ok(()), Ok(())) | (Err(_), _) => Error::Lost { name, source: Box::new(bridge) },
+        }
     }
 
     /// Sends a signal by number. One that comes too late is no error.

@@ -126,7 +126,7 @@ pub enum Error {
         /// The sandbox.
         name: String,
         /// Why.
-        source: BridgeError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The command could not be signalled or resized.
     #[error("cannot {what} the command in {name}")]

@@ -251,7 +251,7 @@ fn options(
     dir: &Path,
     disks: Vec<ColdDisk>,
 ) -> OptionsLcow {
-    let mut options = OptionsLcow::with_boot_files("", name, root.guest());
+    let mut options = OptionsLcow::with_boot_files(name, "coracle", root.guest());
     if let Some(kernel) = &spec.kernel {
         // An absolute path replaces the folder it is joined to.
         options.kernel_file = std::path::absolute(kernel)
