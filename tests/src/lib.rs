@@ -4,6 +4,8 @@
 //! The command and the guest files are those `make setup` made; a test that cannot
 //! find them fails and says so.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 pub mod host;
 pub mod place;
 

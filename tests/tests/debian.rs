@@ -1,5 +1,7 @@
 //! A real distribution: Debian as debootstrap makes it, and real work in it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;

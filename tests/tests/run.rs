@@ -1,5 +1,7 @@
 //! `coracle run`, as a person uses it, on real virtual machines.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,7 @@
 //! Signals, terminals and sudden deaths: what is told, and that nothing is left.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};

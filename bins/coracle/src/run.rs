@@ -99,11 +99,6 @@ fn variable(entry: &str) -> Option<String> {
     std::env::var(entry).ok().map(|value| format!("{entry}={value}"))
 }
 
-enum Started {
-    Tried(Result<Container, coracle_engine::Error>),
-    Signalled(Signal),
-}
-
 struct Session<'a> {
     args: &'a RunArgs,
     sandbox: SandboxSpec,
@@ -162,8 +157,8 @@ impl Session<'_> {
 
     async fn in_sandbox(&self, sandbox: &mut Sandbox, signals: &mut Signals) -> Result<u8> {
         let container = match self.start_unless_signalled(sandbox, signals).await {
-            Started::Signalled(signal) => return Ok(signal.exit_code()),
-            Started::Tried(container) => container,
+            Err(signal) => return Ok(signal.exit_code()),
+            Ok(container) => container,
         };
         let container = match container {
             Ok(container) => container,
@@ -183,18 +178,18 @@ impl Session<'_> {
         Ok(code)
     }
 
-    /// Starts the command; a signal that comes first gives up.
+    /// Starts the command, or fails to; a signal that comes first is returned instead.
     async fn start_unless_signalled(
         &self,
         sandbox: &mut Sandbox,
         signals: &mut Signals,
-    ) -> Started {
+    ) -> Result<Result<Container, coracle_engine::Error>, Signal> {
         let mut starting = std::pin::pin!(sandbox.start(&self.command));
         loop {
             tokio::select! {
-                container = &mut starting => return Started::Tried(container),
+                container = &mut starting => return Ok(container),
                 signal = signals.next() => if signal.ends_a_program() {
-                    return Started::Signalled(signal);
+                    return Err(signal);
                 }
             }
         }

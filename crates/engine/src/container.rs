@@ -147,7 +147,7 @@ fn create_error(name: &str, program: &str, source: UvmError) -> Error {
     };
     match blame(result.map(container::Hresult::bits), program) {
         Some(blamed) => blamed(Box::new(source)),
-        None => Error::Create { name: name.to_owned(), source },
+        None => Error::Create { name: name.to_owned(), source: Box::new(source) },
     }
 }
 

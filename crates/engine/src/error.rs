@@ -38,7 +38,7 @@ pub enum Error {
         /// What was given.
         path: PathBuf,
         /// Why.
-        source: coracle_image::ImageError,
+        source: Box<coracle_image::ImageError>,
     },
     /// The scratch disk cannot be made.
     #[error("cannot make a scratch disk of {mib} MiB")]
@@ -68,7 +68,7 @@ pub enum Error {
         /// The sandbox.
         name: String,
         /// Why.
-        source: coracle_uvm::UvmError,
+        source: Box<coracle_uvm::UvmError>,
     },
     /// The guest did not mount what it was given.
     #[error("cannot mount the {what} in {name}")]
@@ -78,7 +78,7 @@ pub enum Error {
         /// Which disk or overlay.
         what: &'static str,
         /// Why.
-        source: coracle_uvm::UvmError,
+        source: Box<coracle_uvm::UvmError>,
     },
     /// The container could not be made.
     #[error("cannot create the container in {name}")]
@@ -86,7 +86,7 @@ pub enum Error {
         /// The sandbox.
         name: String,
         /// Why.
-        source: coracle_uvm::UvmError,
+        source: Box<coracle_uvm::UvmError>,
     },
     /// The specification could not be built.
     #[error("cannot describe the container of {name}")]
@@ -144,7 +144,7 @@ pub enum Error {
         /// The sandbox.
         name: String,
         /// Why.
-        source: coracle_uvm::UvmError,
+        source: Box<coracle_uvm::UvmError>,
     },
     /// The caller asked to stop.
     #[error("interrupted")]

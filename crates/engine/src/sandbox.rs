@@ -63,7 +63,8 @@ impl Holdings {
         let mut outcome = Ok(());
         if let Some(vm) = self.vm.take() {
             let closed = vm.close().await;
-            outcome = closed.map_err(|source| Error::Close { name: name.to_owned(), source });
+            outcome = closed
+                .map_err(|source| Error::Close { name: name.to_owned(), source: Box::new(source) });
         }
         if let Some(dir) = self.run_dir.take() {
             // The scratch disk lies in it and goes with it.
@@ -155,10 +156,9 @@ impl Sandbox {
         // Below /run is a tmpfs: without a disk the VM's memory takes the writes.
         let scratch =
             if self.has_scratch_disk { SCRATCH.to_owned() } else { format!("{bundle}/scratch") };
-        self.vm
-            .combine_layers_lcow(&[LAYER], Some(&scratch), &rootfs)
-            .await
-            .map_err(|source| Error::Mount { name: self.name.clone(), what: "overlay", source })?;
+        self.vm.combine_layers_lcow(&[LAYER], Some(&scratch), &rootfs).await.map_err(|source| {
+            Error::Mount { name: self.name.clone(), what: "overlay", source: Box::new(source) }
+        })?;
         Ok(rootfs)
     }
 
@@ -222,7 +222,7 @@ async fn build(
         return Err(Error::Interrupted);
     }
 
-    let boot = |source| Error::Boot { name: name.to_owned(), source };
+    let boot = |source| Error::Boot { name: name.to_owned(), source: Box::new(source) };
     timeline.reach(Phase::Spawn);
     let vm = UtilityVm::create_lcow(options(root, name, spec, &dir, disks)).await.map_err(boot)?;
     holdings.vm = Some(vm.clone());
@@ -314,7 +314,7 @@ async fn prepare_image(
     let prepared = tokio::task::spawn_blocking(prepare).await;
     // Converting images does not panic; if it did, there is nothing to go on with.
     let prepared = prepared.expect("the conversion ran to its end");
-    prepared.map_err(|source| Error::RootFs { path, source })
+    prepared.map_err(|source| Error::RootFs { path, source: Box::new(source) })
 }
 
 async fn scratch_disk(dir: &Path, mib: u64) -> Result<ColdDisk, Error> {

@@ -255,9 +255,11 @@ impl UvmError {
             Self::Launch { source, .. }
             | Self::PowerOn { source, .. }
             | Self::Terminate { source, .. } => source.help(),
-            Self::Options(OptionsError::KernelNotFound { .. } | OptionsError::BootFileNotFound { .. }) => {
-                Some("make the guest's files with `coracle guest build` (or `make setup`)".to_owned())
-            }
+            Self::Options(
+                OptionsError::KernelNotFound { .. } | OptionsError::BootFileNotFound { .. },
+            ) => Some(
+                "make the guest's files with `coracle guest build` (or `make setup`)".to_owned(),
+            ),
             _ => None,
         }
     }
