@@ -130,6 +130,9 @@ pub fn find_at_boot(serial: &str, timeout: Duration) -> Result<PathBuf, DiskErro
 
 fn wait_for(address: &DiskAddress, timeout: Duration) -> Result<PathBuf, DiskError> {
     let start = Instant::now();
+    if candidates(address).is_empty() {
+        scan_controllers();
+    }
     let mut pause = Duration::from_millis(1);
     loop {
         let found = candidates(address);
@@ -152,6 +155,16 @@ fn wait_for(address: &DiskAddress, timeout: Duration) -> Result<PathBuf, DiskErr
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// Has the kernel look for disks that were there before the driver. Ours tells it not to look by
+/// itself (`scsi_mod.scan=manual`): it would ask all 256 targets of a controller one by one, where
+/// QEMU puts every disk on target 0. Disks plugged in later announce themselves.
+fn scan_controllers() {
+    for host in entries(Path::new("/sys/class/scsi_host")) {
+        // A controller that does not scan has nothing to find; the wait ends that.
+        let _ = fs::write(host.join("scan"), "0 0 -");
     }
 }
 
