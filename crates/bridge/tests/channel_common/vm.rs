@@ -47,7 +47,7 @@ impl Vm {
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
-            .args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512", "-smp", "1"])
+            .args(["-machine", "q35", "-accel", "tcg", "-cpu", "max,-erms,-fsrm", "-m", "512", "-smp", "1"])
             .arg("-kernel")
             .arg(files.join("vmlinux"))
             .arg("-initrd")

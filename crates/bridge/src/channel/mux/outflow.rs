@@ -3,22 +3,23 @@
 //! Frames that tell the peer about room or refusal go first; everything else keeps its order. The
 //! guest may have no more under way than [`LINK_WINDOW`]: QEMU holds what the host has not yet read
 //! in the buffer of a socket, and each time a client dies while that buffer is full QEMU loses one of
-//! the port's 128 descriptors for good. After a reconnect two windows can meet in one buffer of
-//! about 176 KiB, so twice the window must fit. What a record takes there is its length and about
-//! [`WRITE_COST`] for every write.
+//! the port's 128 descriptors for good. After a reconnect two windows can meet in one buffer, so
+//! twice the window must fit there. The buffer has 208 KiB and takes seven messages of 32 KiB, or
+//! 278 of a few bytes: what a record takes is its length and about [`WRITE_COST`].
 
 use super::frame::{DATA_HEAD, Frame, SMALL, StreamId, data_head};
 use crate::channel::record::{HEADER, MAX_PAYLOAD};
 use std::collections::VecDeque;
 
-/// The most link cost the guest may have unacknowledged: two of its largest records.
-pub const LINK_WINDOW: u64 = 66 * 1024;
+/// The most link cost the guest may have unacknowledged: three of its largest records.
+pub const LINK_WINDOW: u64 = 99 * 1024;
 /// virtio-serial takes this much in one write.
 pub const PORT_WRITE: usize = 32 * 1024;
 /// What one message costs in a socket's buffer beyond its bytes.
 const WRITE_COST: u64 = 1024;
-/// The host acknowledges no sooner than after this much cost: a largest record still fits then.
-const ACK_EVERY: u64 = 24 * 1024;
+/// The host acknowledges no sooner than after this much cost, which is every second of the guest's
+/// largest records. One of them still fits then, so nobody waits for ever.
+const ACK_EVERY: u64 = 48 * 1024;
 /// Sent records kept for their memory.
 const SPARES: usize = 8;
 /// Shorter records are not worth keeping.
@@ -121,14 +122,18 @@ impl Outflow {
         self.urgent.push_back(Urgent::Window(stream));
     }
 
-    /// Queues data of a stream; short writes join the record before them.
-    pub fn push_data(&mut self, stream: StreamId, data: &[u8]) {
+    /// Queues data of a stream; it fills up the record before it first.
+    pub fn push_data(&mut self, stream: StreamId, mut data: &[u8]) {
         self.bytes += data.len();
         if let Some(Item::Data(last, record)) = self.queue.back_mut()
             && *last == stream
-            && record.len() + data.len() <= HEADER + DATA_HEAD + self.side.most_data()
         {
-            record.extend_from_slice(data);
+            let most = HEADER + DATA_HEAD + self.side.most_data();
+            let (head, tail) = data.split_at(data.len().min(most - record.len()));
+            record.extend_from_slice(head);
+            data = tail;
+        }
+        if data.is_empty() {
             return;
         }
         let mut record = match data.len() {
