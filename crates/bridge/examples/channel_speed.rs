@@ -35,7 +35,8 @@ fn main() {
     if std::env::args().nth(1).as_deref() == Some("play-keeper") {
         let dir = std::env::args().nth(2).expect("a folder");
         let config = keeper::Keeper::new(ChannelDir::new(dir));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().event_interval(7).build().unwrap();
         runtime.block_on(keeper::run(config, std::future::pending())).unwrap();
         return;
     }
@@ -145,7 +146,8 @@ fn channel() {
         .args(["play-keeper", dir.path().to_str().unwrap()])
         .spawn()
         .unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().event_interval(7).build().unwrap();
     runtime.block_on(measure(&dir, &vm, keeper.id())).unwrap();
     let status = std::fs::read_to_string(format!("/proc/{}/status", keeper.id())).unwrap();
     for line in status.lines().filter(|l| l.starts_with("RssAnon") || l.starts_with("VmHWM")) {
