@@ -21,7 +21,7 @@ pub fn run(args: KeeperArgs) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // A flood on one port must not keep the other from being looked at.
-        .event_interval(7)
+        .event_interval(3)
         .build()
         .context("cannot start the asynchronous runtime")?;
     runtime.block_on(async {

@@ -2,6 +2,12 @@
 //!
 //! `cargo run --release -p coracle-bridge --example channel_speed` prints MB/s and microseconds. The
 //! program is also /init of the VM, as in the tests whose parts it uses.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    unreachable_pub
+)]
 
 #[path = "../tests/channel_common/flow.rs"]
 #[allow(dead_code)]
@@ -36,7 +42,7 @@ fn main() {
         let dir = std::env::args().nth(2).expect("a folder");
         let config = keeper::Keeper::new(ChannelDir::new(dir));
         let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_all().event_interval(7).build().unwrap();
+        let runtime = runtime.enable_all().event_interval(3).build().unwrap();
         runtime.block_on(keeper::run(config, std::future::pending())).unwrap();
         return;
     }
@@ -147,7 +153,7 @@ fn channel() {
         .spawn()
         .unwrap();
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().event_interval(7).build().unwrap();
+    let runtime = runtime.enable_all().event_interval(3).build().unwrap();
     runtime.block_on(measure(&dir, &vm, keeper.id())).unwrap();
     let status = std::fs::read_to_string(format!("/proc/{}/status", keeper.id())).unwrap();
     for line in status.lines().filter(|l| l.starts_with("RssAnon") || l.starts_with("VmHWM")) {

@@ -1,4 +1,5 @@
 //! The channel end to end, without a VM.
+#![allow(clippy::unwrap_used)]
 
 mod channel_common;
 

@@ -1,4 +1,5 @@
 //! The folder of sockets, the keeper's life, and how a port is found.
+#![allow(clippy::unwrap_used)]
 
 mod channel_common;
 

@@ -3,6 +3,12 @@
 //! After every kill the next user must find a session that is whole: bytes from the guest are exactly
 //! those of a fresh flow, the guest finds the same of ours, and nothing hangs. This program plays all
 //! parts: the test, the keeper, the user, and /init of the VM.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    unreachable_pub
+)]
 
 #[path = "channel_common/flow.rs"]
 mod flow;

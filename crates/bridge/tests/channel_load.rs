@@ -1,4 +1,5 @@
 //! Many connections through one channel.
+#![allow(clippy::unwrap_used)]
 
 mod channel_common;
 

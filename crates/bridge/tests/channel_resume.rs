@@ -1,4 +1,5 @@
 //! Sessions that begin anew over a port with all the faults of the real one.
+#![allow(clippy::unwrap_used)]
 
 #[path = "channel_common/faulty.rs"]
 mod faulty;

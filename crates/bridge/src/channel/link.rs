@@ -16,8 +16,6 @@ use std::task::{Context, Poll};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Turns of the link before other tasks get theirs.
-const TURNS: usize = 32;
 /// Reads for one record before the other direction gets its turn.
 const READS: usize = 20;
 
@@ -81,20 +79,13 @@ impl<'a, P: AsyncRead + AsyncWrite + Unpin> Link<'a, P> {
         if let Err(end) = self.deliver() {
             return Poll::Ready(end);
         }
-        for _ in 0..TURNS {
-            let wrote = match self.poll_write(cx) {
-                Ok(wrote) => wrote,
-                Err(end) => return Poll::Ready(end),
-            };
-            let read = match self.poll_read(cx) {
-                Ok(read) => read,
-                Err(end) => return Poll::Ready(end),
-            };
-            if !wrote && !read {
-                return Poll::Pending;
-            }
+        match (self.poll_write(cx), self.poll_read(cx)) {
+            (Err(end), _) | (_, Err(end)) => return Poll::Ready(end),
+            (Ok(false), Ok(false)) => {}
+            // There may be more, but other tasks get their turn first: a flood here must not hold up
+            // a signal there.
+            (Ok(true), _) | (_, Ok(true)) => cx.waker().wake_by_ref(),
         }
-        cx.waker().wake_by_ref();
         Poll::Pending
     }
 

@@ -215,7 +215,8 @@ impl Intake {
         self.start = (self.start + n).min(self.end);
     }
 
-    /// Takes what lies in front.
+    /// Takes what lies in front. It lends from the buffer, as no iterator can.
+    #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Found<'_> {
         if self.start == self.end {
             return Found::Incomplete;

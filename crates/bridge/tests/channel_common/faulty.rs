@@ -94,7 +94,7 @@ impl Relay {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        (self.random % below as u64) as usize
+        usize::try_from(self.random % below as u64).unwrap()
     }
 
     /// Until the client is gone.

@@ -77,7 +77,7 @@ pub fn main() -> ! {
     prepare();
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     // A flood on one port must not keep the other from being looked at.
-    let runtime = runtime.enable_all().event_interval(7).build().unwrap();
+    let runtime = runtime.enable_all().event_interval(3).build().unwrap();
     runtime.block_on(serve())
 }
 

@@ -47,7 +47,18 @@ impl Vm {
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
-            .args(["-machine", "q35", "-accel", "tcg", "-cpu", "max,-erms,-fsrm", "-m", "512", "-smp", "1"])
+            .args([
+                "-machine",
+                "q35",
+                "-accel",
+                "tcg",
+                "-cpu",
+                "max,-erms,-fsrm",
+                "-m",
+                "512",
+                "-smp",
+                "1",
+            ])
             .arg("-kernel")
             .arg(files.join("vmlinux"))
             .arg("-initrd")
@@ -103,6 +114,9 @@ fn append_program(initrd: &Path) {
         archive.add(&format!("{dir}/{name}"), 0o100_755, &fs::read(&library).unwrap());
     }
     archive.add("TRAILER!!!", 0, &[]);
+    // An archive begins at a multiple of four.
+    let before = fs::metadata(initrd).unwrap().len() as usize;
+    archive.0.splice(0..0, vec![0; before.next_multiple_of(4) - before]);
     let mut file = fs::OpenOptions::new().append(true).open(initrd).unwrap();
     file.write_all(&archive.0).unwrap();
 }

@@ -128,8 +128,8 @@ impl Keeper {
     }
 }
 
-/// Keeps a channel until `stop` is ready or QEMU is gone. All tasks and sockets are gone when this
-/// returns or is dropped.
+/// Keeps a channel until `stop` is ready or QEMU is gone. All its tasks and sockets are gone when
+/// this returns, and soon after it is dropped.
 ///
 /// # Errors
 /// [`KeeperError`]; that QEMU went away after it was there is no error.
@@ -149,11 +149,11 @@ pub async fn run(config: Keeper, stop: impl Future<Output = ()>) -> Result<(), K
     let mut connections = JoinSet::new();
     let most = Limits::CONTROL.streams + Limits::STREAMS.streams;
     tokio::pin!(stop);
-    loop {
+    let end = loop {
         tokio::select! {
-            () = &mut stop => return Ok(()),
+            () = &mut stop => break Ok(()),
             // A VM that has lost one port has lost both.
-            Some(end) = lanes.join_next() => return end.unwrap_or(Ok(())),
+            Some(end) = lanes.join_next() => break end.unwrap_or(Ok(())),
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             Some(Incoming { port, stream }) = incoming.recv() => {
                 let dir = config.dir.clone();
@@ -173,7 +173,10 @@ pub async fn run(config: Keeper, stop: impl Future<Output = ()>) -> Result<(), K
                 }
             },
         }
-    }
+    };
+    lanes.shutdown().await;
+    connections.shutdown().await;
+    end
 }
 
 /// Waits until a keeper serves the folder.

@@ -277,7 +277,7 @@ struct Model {
 
 impl Model {
     fn bytes(from: usize, len: usize) -> Vec<u8> {
-        (from..from + len).map(|n| (n % 251) as u8).collect()
+        (from..from + len).map(|n| u8::try_from(n % 251).unwrap()).collect()
     }
 
     fn write(&mut self, stream: &mut ChannelStream, len: usize) {
