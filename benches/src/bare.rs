@@ -44,7 +44,7 @@ pub fn qemu(vmlinux: &Path, initrd: &Path, words: &str, memory_mib: u64) -> Comm
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(["-machine", "q35,smm=off,hpet=off,usb=off,sata=off,vmport=off,smbus=off"])
-        .args(["-accel", "tcg", "-cpu", "max", "-smp", "1", "-bios", "qboot.rom"])
+        .args(["-accel", "tcg", "-cpu", "max,-erms", "-smp", "1", "-bios", "qboot.rom"])
         .arg("-m")
         .arg(format!("{memory_mib}M"))
         .arg("-kernel")

@@ -92,7 +92,9 @@ impl Line<'_> {
             }
             Engine::Tcg => {
                 self.option("accel", "tcg");
-                self.option("cpu", "max");
+                // Told of fast string moves, kernel and libc copy by `rep movsb`, which is
+                // translated byte by byte: a pipe runs at half the speed.
+                self.option("cpu", "max,-erms");
             }
         }
         self.option("smp", config.vcpus);
