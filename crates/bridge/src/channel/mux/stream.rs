@@ -1,7 +1,8 @@
 //! The handle of one stream.
 
+use super::Mux;
 use super::frame::{Frame, StreamId};
-use super::{Mux, Receiving, State, register, reset};
+use super::state::{Receiving, State, register, reset};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
