@@ -58,7 +58,10 @@ pub fn run() -> Result<()> {
     report_panics();
     let prepared = prepare(&log)?;
     let program = OwnProgram::open().context("opening the agent's own program")?;
+    // A turn of a stream's task takes long on an emulated CPU; with the usual 61 turns between
+    // two looks at the ports, a signal would wait for all of them behind a flood of output.
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .event_interval(4)
         .enable_all()
         .build()
         .context("starting the runtime")?;
