@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use coracle_uvm::container::{self, BridgeError, ContainerConfig, Process, ProcessParameters};
+use coracle_uvm::container::{
+    self, BridgeError, ContainerConfig, Hresult, Process, ProcessParameters,
+};
 use coracle_uvm::{UtilityVm, UvmError};
 use oci_spec::runtime::Spec;
 
@@ -10,11 +12,6 @@ pub use coracle_uvm::container::{StdinWriter as Input, StdoutReader as Output};
 
 use crate::error::Error;
 use crate::spec::Command;
-
-/// The guest's code for a file that is not there.
-const NOT_FOUND: u32 = 0x8007_0002;
-/// The guest's code for a file that may not be executed.
-const ACCESS_DENIED: u32 = 0x8007_0005;
 
 /// How long a VM whose bridge broke may take to be seen dead.
 const EXIT_AFTER_BRIDGE: Duration = Duration::from_secs(2);
@@ -141,18 +138,14 @@ impl Container {
 /// Says whether the command is to blame for a container that could not be made, or we: the
 /// guest looks for the program when it makes the container.
 fn create_error(name: &str, program: &str, source: UvmError) -> Error {
-    let result = match &source {
-        UvmError::CreateContainer { source, .. } => source.hresult(),
-        _ => None,
-    };
-    match blame(result.map(container::Hresult::bits), program) {
+    match blame(source.guest_result(), program) {
         Some(blamed) => blamed(Box::new(source)),
         None => Error::Create { name: name.to_owned(), source: Box::new(source) },
     }
 }
 
 fn start_error(program: &str, source: BridgeError) -> Error {
-    match blame(source.hresult().map(container::Hresult::bits), program) {
+    match blame(source.hresult(), program) {
         Some(blamed) => blamed(Box::new(source)),
         None => Error::Start { command: program.to_owned(), source },
     }
@@ -161,11 +154,11 @@ fn start_error(program: &str, source: BridgeError) -> Error {
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// The error that blames the command, if the guest's result does.
-fn blame(result: Option<u32>, program: &str) -> Option<impl FnOnce(Cause) -> Error> {
+fn blame(result: Option<Hresult>, program: &str) -> Option<impl FnOnce(Cause) -> Error> {
     let command = program.to_owned();
     let is_missing = match result? {
-        NOT_FOUND => true,
-        ACCESS_DENIED => false,
+        Hresult::FILE_NOT_FOUND => true,
+        Hresult::ACCESS_DENIED => false,
         _ => return None,
     };
     Some(move |source| {
