@@ -154,3 +154,31 @@ async fn a_host_that_closes_ends_the_guests_reading_and_its_writing() {
     });
     assert_eq!(error.await.unwrap().kind(), ErrorKind::BrokenPipe);
 }
+
+#[tokio::test]
+async fn a_guests_last_words_arrive_however_soon_it_hangs_up() {
+    let channel = start().await;
+    for n in 0..100 {
+        let words = pattern(n, 3000);
+        let guest = async {
+            let (_, mut guest) = channel.guest.accept().await.unwrap();
+            guest.write_all(&words).await.unwrap();
+            guest.shutdown().await.unwrap();
+            // It reads no more, and says so in the same breath as everything before.
+            drop(guest);
+        };
+        let (host, ()) = tokio::join!(channel.dir.dial_within(9, PATIENCE), guest);
+        let mut host = host.unwrap();
+        let mut got = Vec::new();
+        timeout(PATIENCE, host.read_to_end(&mut got)).await.unwrap().unwrap();
+        assert!(got == words, "{} of {} bytes came", got.len(), words.len());
+        let error = timeout(PATIENCE, async {
+            loop {
+                if let Err(error) = host.write_all(b"too late").await {
+                    return error;
+                }
+            }
+        });
+        assert_eq!(error.await.unwrap().kind(), ErrorKind::BrokenPipe);
+    }
+}

@@ -15,6 +15,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use tokio::net::UnixStream;
+use tracing::debug;
 
 /// A buffer that is only used between two awaits, so one serves all.
 pub(super) struct Scratch {
@@ -31,7 +32,19 @@ impl Scratch {
 /// what dropping a stream means, the host by the close of its socket.
 pub(super) async fn splice(socket: UnixStream, stream: ChannelStream, scratch: &Scratch) {
     let inward = async {
-        while poll_fn(|cx| poll_inward(&socket, &stream, scratch, cx)).await? {}
+        loop {
+            match poll_fn(|cx| poll_inward(&socket, &stream, scratch, cx)).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) if stream.is_stopped() => {
+                    debug!(%error, "the guest reads no more");
+                    // The host's writer learns of it; what the guest has sent still arrives.
+                    rustix::net::shutdown(&socket, Shutdown::Read)?;
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
         stream.shut()?;
         if is_hung_up(&socket) {
             // Nobody reads what the guest still sends.

@@ -2,7 +2,7 @@
 
 use super::Mux;
 use super::frame::{Frame, StreamId};
-use super::state::{Receiving, State, register, reset};
+use super::state::{Receiving, Sending, State, register, reset};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
@@ -73,6 +73,15 @@ impl ChannelStream {
     /// Whether the stream has failed.
     pub(crate) fn is_broken(&self) -> bool {
         self.mux.lock().streams.get(&self.id).is_none_or(|stream| stream.broken)
+    }
+
+    /// Whether the peer has said that it reads no more. What it sent before still arrives.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let state = self.mux.lock();
+        state
+            .streams
+            .get(&self.id)
+            .is_some_and(|stream| !stream.broken && stream.sending == Sending::Stopped)
     }
 
     /// How many bytes [`ChannelStream::send`] may take now. The task is woken as well when the
