@@ -10,14 +10,15 @@ use serde_json::Value;
 
 /// Who may know whom, as drawn in ARCHITECTURE.md. `coracle-tests` and `coracle-benches`
 /// look at everything and nobody looks at them.
-const ARROWS: [(&str, &[&str]); 8] = [
-    ("coracle", &["coracle-engine", "coracle-vmm", "coracle-guest-image"]),
+const ARROWS: [(&str, &[&str]); 9] = [
+    ("coracle", &["coracle-engine", "coracle-persist", "coracle-vmm", "coracle-guest-image"]),
     ("coracle-guest", &["coracle-bridge"]),
-    ("coracle-engine", &["coracle-uvm", "coracle-image"]),
+    ("coracle-engine", &["coracle-uvm", "coracle-image", "coracle-persist"]),
     ("coracle-uvm", &["coracle-vmm", "coracle-bridge"]),
     ("coracle-guest-image", &["coracle-image"]),
     ("coracle-bridge", &[]),
     ("coracle-image", &[]),
+    ("coracle-persist", &[]),
     ("coracle-vmm", &[]),
 ];
 

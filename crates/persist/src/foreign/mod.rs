@@ -1,0 +1,1 @@
+//! Files of other Kata versions, recognised by shape.

@@ -1,0 +1,1 @@
+//! A sandbox's documents on disk: log, projection, generations.
