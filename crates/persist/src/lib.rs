@@ -16,14 +16,18 @@
 //! * [`foreign`]: files of other Kata versions, recognised by shape.
 //! * [`store`]: a sandbox's documents on disk: log, projection, generations. It knows nothing of
 //!   what the documents mean.
-//! * `id`, `lock`: whose directory it is, and who may write there.
-//! * `driver`: `PersistDriver` and those who are one.
+//! * [`id`], [`lock`], [`root`]: whose directory it is, and who may write there.
+//! * [`driver`]: `PersistDriver` and those who are one.
 //!
 //! Deliberately absent: threads, async, and anything that looks at processes or devices. A state
 //! says what was; whether it still is, the engine finds out.
 #![forbid(unsafe_code)]
 
 pub mod codec;
+pub mod driver;
 pub mod foreign;
+pub mod id;
+pub mod lock;
 pub mod model;
+pub mod root;
 pub mod store;

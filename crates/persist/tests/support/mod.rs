@@ -1,6 +1,9 @@
 //! The files the real Kata driver wrote.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod conformance;
+pub mod states;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,398 @@
+//! States in directories: Kata's layout, and a log in each.
+
+use super::error::DriverError;
+use super::files::{self, Files, Read};
+use super::record::OwnRecord;
+use super::verify::{Verified, verify};
+use super::{By, Loaded, PersistDriver, Save, Saved, Whole};
+use crate::codec::{Tolerance, decode_container, decode_sandbox, encode_container, encode_sandbox};
+use crate::id::{ContainerId, SandboxId};
+use crate::lock::{Ask, Lock, flock};
+use crate::model::SandboxState;
+use crate::root::{Root, SANDBOXES, TRASH};
+use crate::store::{self, Change, Disk, FILE, Folder, Generation, OWN_FILE, Print, Replay, Sight};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// States in directories.
+#[derive(Debug)]
+pub struct FsDriver {
+    name: &'static str,
+    root: Root,
+    disk: Arc<Disk>,
+    tolerance: Tolerance,
+    /// Sandboxes saved before, to find out what has changed.
+    open: HashMap<SandboxId, Opened>,
+    /// Kata's files that were read, so that replacing them is no surprise.
+    read: HashMap<SandboxId, BTreeMap<String, Print>>,
+}
+
+/// A sandbox that was saved before, and how.
+#[derive(Debug)]
+struct Opened {
+    folder: Folder,
+    saved: Option<Whole>,
+}
+
+impl FsDriver {
+    /// A driver for the states under `root`.
+    pub fn new(root: Root) -> Self {
+        Self::with_disk("fs", root, Arc::new(Disk::default()))
+    }
+
+    /// The same under another name, or with a disk that fails on purpose.
+    pub fn with_disk(name: &'static str, root: Root, disk: Arc<Disk>) -> Self {
+        let (open, read) = (HashMap::new(), HashMap::new());
+        Self { name, root, disk, tolerance: Tolerance::Strict, open, read }
+    }
+
+    /// A driver that reads Kata's files with this tolerance.
+    #[must_use]
+    pub fn tolerating(self, tolerance: Tolerance) -> Self {
+        Self { tolerance, ..self }
+    }
+
+    /// Where its states are.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    fn open(&mut self, id: &SandboxId) -> Result<Opened, DriverError> {
+        let path = self.root.sandbox(id);
+        if let Some(opened) = self.open.remove(id)
+            && opened.folder.is_at(&path)?
+            && opened.folder.is_current()?
+        {
+            return Ok(opened);
+        }
+        let mut folder = Folder::open(&path, Arc::clone(&self.disk))?;
+        let saved = folder.load(|log| whole(id, log))?.transpose()?;
+        if saved.is_none()
+            && let Some(files) = self.read.get(id)
+        {
+            folder.expect(files.iter().map(|(name, print)| (name.clone(), *print)));
+        }
+        Ok(Opened { folder, saved })
+    }
+
+    /// A sandbox's directory, for reading.
+    pub(super) fn dir(&self, id: &SandboxId) -> Result<OwnedFd, DriverError> {
+        let path = self.root.sandbox(id);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(dir) => Ok(dir),
+            Err(Errno::NOENT) => Err(DriverError::Absent(id.clone())),
+            Err(errno) => Err(store::io("open", &path)(errno).into()),
+        }
+    }
+
+    fn read_files(&mut self, id: &SandboxId, dir: &OwnedFd) -> Result<Loaded, DriverError> {
+        let path = self.root.sandbox(id);
+        let files = match files::read(dir, self.tolerance).map_err(store::io("read", &path))? {
+            Read::Settled(files) => files,
+            Read::Unsettled => return Err(DriverError::Unsettled(id.clone())),
+        };
+        let Files { sandbox, containers, prints } = *files;
+        let sandbox = sandbox.ok_or_else(|| DriverError::Absent(id.clone()))?;
+        let failed = |file: String| {
+            let id = id.clone();
+            move |source| DriverError::Decode { id, file, source }
+        };
+        let sandbox = belongs(id, sandbox.map_err(failed(FILE.to_owned()))?)?;
+        let containers = containers
+            .into_iter()
+            .map(|(name, state)| match state {
+                Ok(state) => Ok((name, state)),
+                Err(error) => Err(failed(format!("{name}/{FILE}"))(error)),
+            })
+            .collect::<Result<_, _>>()?;
+        self.read.insert(id.clone(), prints);
+        let whole = Whole { sandbox, containers, record: None };
+        Ok(Loaded { whole, generation: Generation(0), edited: Vec::new() })
+    }
+
+    /// Removes sandboxes that were being deleted.
+    fn empty_trash(&self) {
+        let path = self.root.path().join(TRASH);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(trash) = rustix::fs::open(&path, flags, Mode::empty()) else { return };
+        for entry in store::entries(&trash).unwrap_or_default() {
+            if let Err(errno) = self.disk.remove_tree(trash.as_fd(), &entry) {
+                tracing::warn!(entry, %errno, "a deleted sandbox is not all removed yet");
+            }
+        }
+    }
+}
+
+/// The state of a log.
+pub(super) fn whole(id: &SandboxId, log: &Replay<'_>) -> Result<Whole, DriverError> {
+    let failed = |file: &str| {
+        let (id, file) = (id.clone(), file.to_owned());
+        move |source| DriverError::Decode { id, file, source }
+    };
+    let mut whole = Whole::default();
+    let mut found = false;
+    for (name, kept) in &log.documents {
+        match name.split_once('/') {
+            Some((container, _)) => {
+                let state =
+                    decode_container(kept.content, Tolerance::Strict).map_err(failed(name))?;
+                whole.containers.insert(container.to_owned(), state);
+            }
+            None if *name == OWN_FILE => {
+                let record = OwnRecord::decode(kept.content)
+                    .map_err(|source| DriverError::Record { id: id.clone(), source })?;
+                whole.record = Some(record);
+            }
+            None => {
+                found = true;
+                whole.sandbox =
+                    decode_sandbox(kept.content, Tolerance::Strict).map_err(failed(name))?;
+            }
+        }
+    }
+    if !found {
+        return Err(DriverError::Absent(id.clone()));
+    }
+    whole.sandbox = belongs(id, whole.sandbox)?;
+    Ok(whole)
+}
+
+/// A state whose id is that of its directory.
+fn belongs(id: &SandboxId, sandbox: SandboxState) -> Result<SandboxState, DriverError> {
+    if sandbox.sandbox_container == id.as_str() {
+        return Ok(sandbox);
+    }
+    Err(DriverError::Misplaced { id: id.clone(), found: sandbox.sandbox_container })
+}
+
+/// The document of a container.
+fn file_of(container: &str) -> String {
+    format!("{container}/{FILE}")
+}
+
+/// Documents that are not as they were saved, as bytes.
+fn changed(
+    id: &SandboxId,
+    save: &Save<'_>,
+    saved: Option<&Whole>,
+) -> Result<BTreeMap<String, Vec<u8>>, DriverError> {
+    let failed = |container: Option<&str>| {
+        let (id, container) = (id.clone(), container.map(str::to_owned));
+        move |source| DriverError::Encode { id, container, source }
+    };
+    let mut documents = BTreeMap::new();
+    if saved.is_none_or(|saved| saved.sandbox != *save.sandbox) {
+        let bytes = encode_sandbox(save.sandbox).map_err(failed(None))?;
+        documents.insert(FILE.to_owned(), bytes);
+    }
+    for (container, state) in save.containers {
+        if saved.is_none_or(|saved| saved.containers.get(container) != Some(state)) {
+            let bytes = encode_container(state).map_err(failed(Some(container)))?;
+            documents.insert(file_of(container), bytes);
+        }
+    }
+    if let Some(record) = save.record
+        && saved.is_none_or(|saved| saved.record.as_ref() != Some(record))
+    {
+        let failed = |source| DriverError::Record { id: id.clone(), source };
+        documents.insert(OWN_FILE.to_owned(), record.encode().map_err(failed)?);
+    }
+    Ok(documents)
+}
+
+impl Opened {
+    /// Takes over what was just saved.
+    fn remember(&mut self, save: &Save<'_>, documents: &BTreeMap<String, Vec<u8>>) {
+        let saved = self.saved.get_or_insert_default();
+        saved.containers.retain(|name, _| save.containers.contains_key(name));
+        for name in documents.keys() {
+            match name.split_once('/') {
+                Some((container, _)) => {
+                    if let Some(state) = save.containers.get(container) {
+                        saved.containers.insert(container.to_owned(), state.clone());
+                    }
+                }
+                None if name == OWN_FILE => saved.record = save.record.cloned(),
+                None => saved.sandbox = save.sandbox.clone(),
+            }
+        }
+    }
+}
+
+impl PersistDriver for FsDriver {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn save(&mut self, by: By<'_>, save: Save<'_>) -> Result<Saved, DriverError> {
+        let id = SandboxId::new(&save.sandbox.sandbox_container)?;
+        for container in save.containers.keys() {
+            ContainerId::new(container)?;
+        }
+        let taken;
+        let lock = match by {
+            By::Lock(lock) => lock,
+            By::Asking(ask) => {
+                taken = self.lock(id.as_str(), ask)?;
+                &taken
+            }
+        };
+        lock.permits(&id)?;
+        if !lock.is_held() {
+            self.root.make_sandbox(&self.disk, &id)?;
+        }
+        let mut opened = self.open(&id)?;
+        let generation = opened.folder.generation();
+        if let Some(expected) = save.only_if.filter(|expected| *expected != generation) {
+            return Err(DriverError::Conflict { id, expected, found: generation });
+        }
+        let documents = changed(&id, &save, opened.saved.as_ref())?;
+        let stays = |name: &str| match name.split_once('/') {
+            Some((container, _)) => save.containers.contains_key(container),
+            None => true,
+        };
+        let gone: Vec<String> =
+            opened.folder.names().filter(|name| !stays(name)).map(str::to_owned).collect();
+        if documents.is_empty() && gone.is_empty() {
+            self.open.insert(id, opened);
+            return Ok(Saved { generation, changed: 0, notes: Vec::new() });
+        }
+        let change = Change {
+            put: documents.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect(),
+            delete: gone.iter().map(String::as_str).collect(),
+        };
+        // On an error nothing is remembered: the next save finds out what is there.
+        let committed = opened.folder.commit(&change)?;
+        for note in &committed.notes {
+            tracing::warn!(sandbox = %id, "{note}");
+        }
+        opened.remember(&save, &documents);
+        self.open.insert(id.clone(), opened);
+        self.read.remove(&id);
+        let changed = documents.len() + gone.len();
+        Ok(Saved { generation: committed.generation, changed, notes: committed.notes })
+    }
+
+    fn from_disk(&mut self, id: &str) -> Result<Loaded, DriverError> {
+        /// How often a log that moves while the files are looked at is read again.
+        const TRIES: u32 = 4;
+        let id = SandboxId::new(id)?;
+        let dir = self.dir(&id)?;
+        let path = self.root.sandbox(&id);
+        for _ in 0..TRIES {
+            let read = store::peek(&dir, &path, |log| {
+                (whole(&id, log), log.generation, store::prints(log))
+            })?;
+            let Some((whole, generation, (documents, deleted))) = read else {
+                return self.read_files(&id, &dir);
+            };
+            let whole = whole?;
+            let seen = store::see(&dir, &documents, &deleted, Sight::Glance)
+                .map_err(store::io("read", &path))?;
+            let edited: Vec<String> = seen
+                .iter()
+                .filter(|thing| thing.is_edit())
+                .map(|thing| thing.name().to_owned())
+                .collect();
+            // What looks edited may be of a save that came after the log was read.
+            let newer = || store::peek(&dir, &path, |log| log.generation);
+            if edited.is_empty() || newer()? == Some(generation) {
+                return Ok(Loaded { whole, generation, edited });
+            }
+        }
+        let read = store::peek(&dir, &path, |log| (whole(&id, log), log.generation))?;
+        let (whole, generation) = read.ok_or_else(|| DriverError::Absent(id.clone()))?;
+        Ok(Loaded { whole: whole?, generation, edited: Vec::new() })
+    }
+
+    fn destroy(&mut self, by: By<'_>, id: &str) -> Result<(), DriverError> {
+        let id = SandboxId::new(id)?;
+        let taken;
+        let lock = match by {
+            By::Lock(lock) => lock,
+            By::Asking(ask) => match flock::lock(&id, &self.root.sandbox(&id), ask) {
+                Ok(lock) => {
+                    taken = lock;
+                    &taken
+                }
+                Err(crate::lock::LockError::NoSandbox(_)) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            },
+        };
+        lock.permits(&id)?;
+        self.open.remove(&id);
+        self.read.remove(&id);
+        let path = self.root.sandbox(&id);
+        let failed = || store::io("delete", &path);
+        let sandboxes = self.root.make(&self.disk, &[SANDBOXES]).map_err(failed())?;
+        let trash = self.root.make(&self.disk, &[TRASH]).map_err(failed())?;
+        let ours = (&sandboxes, id.as_str());
+        match self.disk.carry(ours, (&trash, &trash_name())) {
+            Ok(()) => self.disk.sync_dir(&sandboxes).map_err(failed())?,
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed()(errno).into()),
+        }
+        self.empty_trash();
+        Ok(())
+    }
+
+    fn lock(&mut self, id: &str, ask: Ask<'_>) -> Result<Lock, DriverError> {
+        let id = SandboxId::new(id)?;
+        if ask.create {
+            self.root.make_sandbox(&self.disk, &id)?;
+        }
+        Ok(flock::lock(&id, &self.root.sandbox(&id), ask)?)
+    }
+
+    fn global_write(&mut self, path: &str, data: &[u8]) -> Result<(), DriverError> {
+        Ok(self.root.global_write(&self.disk, path, data)?)
+    }
+
+    fn global_read(&mut self, path: &str) -> Result<Vec<u8>, DriverError> {
+        Ok(self.root.global_read(path)?)
+    }
+
+    fn run_storage_path(&self) -> PathBuf {
+        self.root.run_storage_path()
+    }
+
+    fn run_vm_storage_path(&self) -> PathBuf {
+        self.root.run_vm_storage_path()
+    }
+
+    fn list(&mut self) -> Result<Vec<String>, DriverError> {
+        let path = self.root.run_storage_path();
+        let list = || -> Result<Vec<String>, Errno> {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let dir = match rustix::fs::open(&path, flags, Mode::empty()) {
+                Ok(dir) => dir,
+                Err(Errno::NOENT) => return Ok(Vec::new()),
+                Err(errno) => return Err(errno),
+            };
+            let mut names = store::entries(&dir)?;
+            names.retain(|name| store::is_dir(&dir, name).unwrap_or(true));
+            Ok(names)
+        };
+        Ok(list().map_err(store::io("list", &path))?)
+    }
+
+    fn verify(&mut self, id: &str) -> Result<Verified, DriverError> {
+        let id = SandboxId::new(id)?;
+        let dir = self.dir(&id)?;
+        Ok(verify(&id, &dir, &self.root.sandbox(&id), self.tolerance)?)
+    }
+}
+
+/// A name that nothing in the trash has.
+fn trash_name() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::{SystemTime, UNIX_EPOCH};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    format!("{now}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}

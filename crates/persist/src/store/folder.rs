@@ -1,0 +1,402 @@
+//! A sandbox's directory and its log, for one who holds the lock.
+
+use super::disk::Disk;
+use super::error::StoreError;
+use super::frame::{self, Kind, Op};
+use super::log::Log;
+use super::project::{self, Note};
+use super::replay::{Generation, Print, Replay, Silence, Tail, replay};
+use super::sight::{Prints, Sight, Unprojected, see};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The name of the log in a sandbox's directory.
+pub const LOG_FILE: &str = super::log::NAME;
+
+/// What a commit changes.
+#[derive(Clone, Debug, Default)]
+pub struct Change<'a> {
+    /// Documents and their new contents.
+    pub put: BTreeMap<&'a str, &'a [u8]>,
+    /// Documents that go.
+    pub delete: BTreeSet<&'a str>,
+}
+
+/// A commit that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Its number.
+    pub generation: Generation,
+    /// What is to be said of the files for others.
+    pub notes: Vec<Note>,
+}
+
+/// A sandbox's directory, open for commits. Whoever has one holds the sandbox's lock while calling
+/// it; between locks, [`refresh`](Folder::refresh) tells whether another has written.
+#[derive(Debug)]
+pub struct Folder {
+    dir: OwnedFd,
+    path: PathBuf,
+    disk: Arc<Disk>,
+    log: Option<Log>,
+    /// Documents with the prints their files may have.
+    prints: Prints,
+    deleted: Prints,
+    /// Documents whose files the last commits did not come to.
+    behind: BTreeSet<String>,
+    /// Documents whose files may not survive a power cut.
+    unsynced: BTreeSet<String>,
+    settled: bool,
+}
+
+impl Folder {
+    /// Opens a directory. Nothing in it is read yet: [`load`](Folder::load) does.
+    ///
+    /// # Errors
+    /// When it is no directory or may not be opened.
+    pub fn open(path: &Path, disk: Arc<Disk>) -> Result<Self, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(io("open", path))?;
+        Ok(Self {
+            dir,
+            path: path.to_owned(),
+            disk,
+            log: None,
+            prints: BTreeMap::new(),
+            deleted: BTreeMap::new(),
+            behind: BTreeSet::new(),
+            unsynced: BTreeSet::new(),
+            settled: false,
+        })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &OwnedFd {
+        &self.dir
+    }
+
+    /// Whether `path` is still this directory.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn is_at(&self, path: &Path) -> Result<bool, StoreError> {
+        let ours = rustix::fs::fstat(&self.dir).map_err(io("look at", &self.path))?;
+        match rustix::fs::stat(path) {
+            Ok(there) => Ok((there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(io("look at", path)(errno)),
+        }
+    }
+
+    /// The documents there are.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.prints.keys().map(String::as_str)
+    }
+
+    /// The newest generation known; 0 without a log.
+    pub fn generation(&self) -> Generation {
+        self.log.as_ref().map_or(Generation(0), |log| log.generation)
+    }
+
+    /// Reads the log and hands over what it says; nothing when there is no log.
+    ///
+    /// # Errors
+    /// When it cannot be read, is damaged or of a later version.
+    pub fn load<R>(
+        &mut self,
+        read: impl FnOnce(&Replay<'_>) -> R,
+    ) -> Result<Option<R>, StoreError> {
+        self.log = None;
+        self.settled = false;
+        self.behind.clear();
+        let Some((file, bytes)) = Log::open(&self.dir).map_err(self.on_log("read"))? else {
+            return Ok(None);
+        };
+        let state = judge(&bytes, &self.path)?;
+        self.log = Some(Log::known(file, &state).map_err(self.on_log("read"))?);
+        (self.prints, self.deleted) = prints(&state);
+        self.unsynced = self.prints.keys().cloned().collect();
+        Ok(Some(read(&state)))
+    }
+
+    /// Whether nobody else has committed since this was loaded or committed.
+    ///
+    /// # Errors
+    /// When the directory cannot be looked at.
+    pub fn is_current(&self) -> Result<bool, StoreError> {
+        match &self.log {
+            Some(log) => log.is_current(&self.dir).map_err(self.on_log("look at")),
+            None => {
+                let log = Log::read(&self.dir).map_err(self.on_log("look at"))?;
+                Ok(log.is_none())
+            }
+        }
+    }
+
+    /// Says what the files of a directory without a log hold, so that they are not taken for
+    /// someone else's when they are replaced.
+    pub fn expect(&mut self, files: impl IntoIterator<Item = (String, Print)>) {
+        self.prints.extend(files.into_iter().map(|(name, print)| (name, vec![print])));
+    }
+
+    /// What the files for others are not.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn see(&self, sight: Sight) -> Result<Vec<Unprojected>, StoreError> {
+        see(&self.dir, &self.prints, &self.deleted, sight).map_err(io("read", &self.path))
+    }
+
+    /// Makes a change, whole and lasting, and brings the files for others up to date. An error means
+    /// that the state is the old one, or, when the disk failed in the last step, whole and new.
+    ///
+    /// # Errors
+    /// When the change cannot be written. What happens to the files for others is no error: it
+    /// stands in the notes.
+    pub fn commit(&mut self, change: &Change<'_>) -> Result<Committed, StoreError> {
+        let generation = Generation(self.generation().0 + 1);
+        let time = now().max(self.log.as_ref().map_or(0, |log| log.time + 1));
+        self.record(change, generation, time)?;
+        for (name, content) in &change.put {
+            let earlier = self.deleted.remove(*name).unwrap_or_default();
+            let prints = self.prints.entry((*name).to_owned()).or_insert(earlier);
+            prints.push(Print::of(content, time));
+        }
+        for name in &change.delete {
+            if let Some(prints) = self.prints.remove(*name) {
+                self.deleted.insert((*name).to_owned(), prints);
+            }
+        }
+        let mut notes = self.settle(change);
+        self.project(change, &mut notes);
+        Ok(Committed { generation, notes })
+    }
+
+    /// Writes a change to the log, or to a new one.
+    fn record(
+        &mut self,
+        change: &Change<'_>,
+        generation: Generation,
+        time: i64,
+    ) -> Result<(), StoreError> {
+        let puts = change.put.iter().map(|(name, content)| (*name, Op::Put(content, time)));
+        let deletes = change.delete.iter().map(|name| (*name, Op::Delete));
+        let delta = frame::encode(Kind::Delta, generation, time, puts.chain(deletes))
+            .ok_or_else(|| self.too_large(change.put.values().map(|c| c.len()).sum()))?;
+        let failed = io("write", &self.path.join(LOG_FILE));
+        match &mut self.log {
+            Some(log) if !log.is_full_for(delta.len()) => {
+                log.append(&self.disk, &delta, generation, time).map_err(failed)
+            }
+            Some(log) if log.has_room_for(delta.len()) => {
+                let compacted = self.compact(change, generation, time);
+                match (compacted, &mut self.log) {
+                    // No room for a new log: this is what the reserve is for.
+                    (Err(StoreError::Io { .. }), Some(log)) if log.generation < generation => {
+                        log.append(&self.disk, &delta, generation, time).map_err(failed)
+                    }
+                    (done, _) => done,
+                }
+            }
+            Some(_) | None => self.compact(change, generation, time),
+        }
+    }
+
+    /// Writes a new log: what the old one says, and the change.
+    fn compact(
+        &mut self,
+        change: &Change<'_>,
+        generation: Generation,
+        time: i64,
+    ) -> Result<(), StoreError> {
+        let failed = || io("write", &self.path.join(LOG_FILE));
+        let bytes = match &self.log {
+            Some(log) => log.bytes().map_err(failed())?,
+            None => Vec::new(),
+        };
+        let mut documents: BTreeMap<&str, (&[u8], i64)> = BTreeMap::new();
+        if self.log.is_some() {
+            let old = judge(&bytes, &self.path)?;
+            documents.extend(old.documents.iter().map(|(name, k)| (*name, (k.content, k.time))));
+            project::sync(&self.disk, self.dir.as_fd(), self.unsynced.iter()).map_err(failed())?;
+        }
+        documents.extend(change.put.iter().map(|(name, content)| (*name, (*content, time))));
+        documents.retain(|name, _| !change.delete.contains(name));
+        let puts = documents.iter().map(|(name, (content, time))| (*name, Op::Put(content, *time)));
+        let snapshot = frame::encode(Kind::Snapshot, generation, time, puts)
+            .ok_or_else(|| self.too_large(documents.values().map(|(c, _)| c.len()).sum()))?;
+        let log =
+            Log::create(&self.disk, &self.dir, &snapshot, generation, time).map_err(failed())?;
+        self.log = Some(log);
+        self.unsynced.clear();
+        self.disk.sync_dir(&self.dir).map_err(failed())
+    }
+
+    /// Once after loading: finds what others did and what an interrupted writer left.
+    fn settle(&mut self, change: &Change<'_>) -> Vec<Note> {
+        let mut notes = Vec::new();
+        if self.settled {
+            return notes;
+        }
+        let Ok(found) = self.see(Sight::Glance) else { return notes };
+        for thing in found {
+            let name = thing.name().to_owned();
+            let done = match thing {
+                Unprojected::Stale(_)
+                | Unprojected::Missing(_)
+                | Unprojected::Torn(_)
+                | Unprojected::Edited(_) => {
+                    if !change.put.contains_key(name.as_str()) {
+                        self.behind.insert(name.clone());
+                    }
+                    Ok(None)
+                }
+                Unprojected::Added(_) => self.set_aside(&name),
+                Unprojected::Leftover(_) if change.delete.contains(name.as_str()) => Ok(None),
+                Unprojected::Leftover(_) => {
+                    project::sweep(&self.disk, self.dir.as_fd(), &name).map(|()| None)
+                }
+            };
+            notes.extend(done.unwrap_or_else(|errno| Some(behind(&name, errno))));
+        }
+        self.settled = true;
+        notes
+    }
+
+    fn set_aside(&self, name: &str) -> Result<Option<Note>, Errno> {
+        let (_, file) = project::split(name);
+        let inner = super::sight::parent(&self.dir, name)?;
+        let place = inner.as_ref().map_or(self.dir.as_fd(), AsFd::as_fd);
+        project::clear(&self.disk, place, file, name, &[])
+    }
+
+    /// Brings the files of changed documents up to date, and of those left behind before.
+    fn project(&mut self, change: &Change<'_>, notes: &mut Vec<Note>) {
+        for name in &change.delete {
+            let prints = self.deleted.get(*name).map_or(&[][..], Vec::as_slice);
+            let done = project::delete(&self.disk, self.dir.as_fd(), name, prints);
+            notes.extend(done.unwrap_or_else(|errno| Some(behind(name, errno))));
+            self.behind.remove(*name);
+        }
+        for (name, content) in &change.put {
+            self.put(name, content, notes);
+        }
+        if self.behind.iter().all(|name| change.put.contains_key(name.as_str())) {
+            return;
+        }
+        let Some(Ok(bytes)) = self.log.as_ref().map(Log::bytes) else { return };
+        let Ok(state) = replay(&bytes) else { return };
+        for name in self.behind.clone() {
+            if !change.put.contains_key(name.as_str())
+                && let Some(kept) = state.documents.get(name.as_str())
+            {
+                self.put(&name, kept.content, notes);
+            }
+        }
+    }
+
+    fn put(&mut self, name: &str, content: &[u8], notes: &mut Vec<Note>) {
+        let Some(prints) = self.prints.get_mut(name) else { return };
+        match project::put(&self.disk, self.dir.as_fd(), name, content, prints) {
+            Ok(note) => {
+                prints.drain(..prints.len() - 1);
+                self.behind.remove(name);
+                self.unsynced.insert(name.to_owned());
+                notes.extend(note);
+            }
+            Err(errno) => {
+                self.behind.insert(name.to_owned());
+                notes.push(behind(name, errno));
+            }
+        }
+    }
+
+    fn on_log(&self, verb: &'static str) -> impl FnOnce(Errno) -> StoreError + use<> {
+        io(verb, &self.path.join(LOG_FILE))
+    }
+
+    fn too_large(&self, len: usize) -> StoreError {
+        StoreError::TooLarge { path: self.path.clone(), len }
+    }
+}
+
+/// Reads the log of a directory without its lock and hands over what it says. A commit under way is
+/// not seen, and one that replaces the log does not disturb. Nothing when there is no log.
+///
+/// # Errors
+/// When it cannot be read, is damaged or of a later version.
+pub(crate) fn peek<R>(
+    dir: impl AsFd,
+    path: &Path,
+    read: impl FnOnce(&Replay<'_>) -> R,
+) -> Result<Option<R>, StoreError> {
+    let log = Log::read(dir).map_err(io("read", &path.join(LOG_FILE)))?;
+    log.map(|bytes| judge(&bytes, path).map(|state| read(&state))).transpose()
+}
+
+/// As [`peek`], but takes the newest whole state before any damage.
+///
+/// # Errors
+/// When there is no whole state at all.
+pub(crate) fn salvage<R>(
+    dir: impl AsFd,
+    path: &Path,
+    read: impl FnOnce(&Replay<'_>) -> R,
+) -> Result<Option<R>, StoreError> {
+    let log = Log::read(dir).map_err(io("read", &path.join(LOG_FILE)))?;
+    log.map(|bytes| replay(&bytes).map(|s| read(&s)).map_err(|silence| silent(silence, path)))
+        .transpose()
+}
+
+/// A log that is whole.
+fn judge<'a>(bytes: &'a [u8], path: &Path) -> Result<Replay<'a>, StoreError> {
+    let state = replay(bytes).map_err(|silence| silent(silence, path))?;
+    match state.tail {
+        Tail::Clean | Tail::Torn { .. } => Ok(state),
+        Tail::Damaged { at, later } => Err(StoreError::Damaged {
+            path: path.join(LOG_FILE),
+            at,
+            good: state.generation,
+            later,
+        }),
+    }
+}
+
+fn silent(silence: Silence, path: &Path) -> StoreError {
+    let path = path.join(LOG_FILE);
+    match silence {
+        Silence::Newer(found) => StoreError::Newer { path, found },
+        Silence::NoSnapshot => StoreError::Unreadable { path },
+    }
+}
+
+/// Prints of a log's documents, the newest last.
+pub(crate) fn prints(state: &Replay<'_>) -> (Prints, Prints) {
+    let documents = state.documents.iter().map(|(name, kept)| {
+        let mut prints = kept.earlier.clone();
+        prints.push(Print::of(kept.content, kept.time));
+        ((*name).to_owned(), prints)
+    });
+    let deleted = state.deleted.iter().map(|(name, prints)| ((*name).to_owned(), prints.clone()));
+    (documents.collect(), deleted.collect())
+}
+
+fn behind(name: &str, errno: Errno) -> Note {
+    Note::Behind { file: name.to_owned(), error: std::io::Error::from(errno).to_string() }
+}
+
+pub(crate) fn io(verb: &'static str, path: &Path) -> impl FnOnce(Errno) -> StoreError + use<> {
+    let path = path.to_owned();
+    move |errno| StoreError::Io { verb, path, source: errno.into() }
+}
+
+/// Nanoseconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
