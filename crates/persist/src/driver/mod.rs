@@ -15,6 +15,7 @@
 //! A driver keeps no state that a read could bring back: each read starts from nothing, and what a
 //! driver remembers of its last save is only used to find out what has changed.
 
+mod documents;
 mod error;
 mod features;
 mod files;

@@ -1,8 +1,9 @@
 //! What can be saved of a sandbox that is damaged.
 
+use super::documents::whole;
 use super::error::DriverError;
 use super::files::{self, Read};
-use super::fs::{FsDriver, whole};
+use super::fs::FsDriver;
 use super::{Containers, Whole};
 use crate::codec::Tolerance;
 use crate::id::SandboxId;

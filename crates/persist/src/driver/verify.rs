@@ -1,8 +1,8 @@
 //! What is kept of a sandbox, compared with what should be.
 
 use super::DriverError;
+use super::documents::whole;
 use super::files::{self, Read};
-use super::fs::whole;
 use crate::codec::{DecodeError, Tolerance};
 use crate::id::SandboxId;
 use crate::store::{self, FILE, Generation, Sight, StoreError, Tail, Unprojected};

@@ -4,9 +4,10 @@ use super::disk::Disk;
 use super::error::StoreError;
 use super::frame::{self, Kind, Op};
 use super::log::Log;
+use super::peek::{io, judge, prints};
 use super::project::{self, Note};
-use super::replay::{Generation, Print, Replay, Silence, Tail, replay};
-use super::sight::{Prints, Sight, Unprojected, see};
+use super::replay::{Generation, Print, Replay, replay};
+use super::sight::{Look, Prints, Sight, Unprojected, look, see};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -161,6 +162,9 @@ impl Folder {
     pub fn commit(&mut self, change: &Change<'_>) -> Result<Committed, StoreError> {
         let generation = Generation(self.generation().0 + 1);
         let time = now().max(self.log.as_ref().map_or(0, |log| log.time + 1));
+        if !self.settled {
+            self.forget_past();
+        }
         self.record(change, generation, time)?;
         for (name, content) in &change.put {
             let earlier = self.deleted.remove(*name).unwrap_or_default();
@@ -228,13 +232,50 @@ impl Folder {
         documents.extend(change.put.iter().map(|(name, content)| (*name, (*content, time))));
         documents.retain(|name, _| !change.delete.contains(name));
         let puts = documents.iter().map(|(name, (content, time))| (*name, Op::Put(content, *time)));
-        let snapshot = frame::encode(Kind::Snapshot, generation, time, puts)
+        let files = self.past_files(&documents);
+        let was = files.iter().map(|(name, print)| (*name, Op::Was(*print)));
+        let snapshot = frame::encode(Kind::Snapshot, generation, time, was.chain(puts))
             .ok_or_else(|| self.too_large(documents.values().map(|(c, _)| c.len()).sum()))?;
         let log =
             Log::create(&self.disk, &self.dir, &snapshot, generation, time).map_err(failed())?;
         self.log = Some(log);
         self.unsynced.clear();
         self.disk.sync_dir(&self.dir).map_err(failed())
+    }
+
+    /// Of the prints that a log remembers, keeps those that a file still has.
+    fn forget_past(&mut self) {
+        for (name, prints) in &mut self.prints {
+            match look(&self.dir, name, prints, Sight::Glance) {
+                Ok(Look::Earlier(at)) => {
+                    let (was, last) = (prints[at], prints.len() - 1);
+                    prints.drain(..last);
+                    prints.insert(0, was);
+                }
+                Ok(Look::Current | Look::Absent | Look::Torn) => {
+                    prints.drain(..prints.len() - 1);
+                }
+                Ok(Look::Strange) | Err(_) => {}
+            }
+        }
+        let dir = &self.dir;
+        self.deleted.retain(|name, prints| {
+            !matches!(look(dir, name, prints, Sight::Glance), Ok(Look::Absent))
+        });
+    }
+
+    /// What files may still look like that are not up to date: a reader of a new log must not take
+    /// them for someone else's.
+    fn past_files(&self, documents: &BTreeMap<&str, (&[u8], i64)>) -> Vec<(&str, Print)> {
+        let known = self.prints.iter().chain(&self.deleted);
+        known
+            .flat_map(|(name, prints)| {
+                let now = documents.get(name.as_str());
+                let now = now.map(|(content, time)| Print::of(content, *time));
+                let past = prints.iter().filter(move |print| now != Some(**print));
+                past.map(|print| (name.as_str(), *print))
+            })
+            .collect()
     }
 
     /// Once after loading: finds what others did and what an interrupted writer left.
@@ -244,6 +285,7 @@ impl Folder {
             return notes;
         }
         let Ok(found) = self.see(Sight::Glance) else { return notes };
+        let mut all = true;
         for thing in found {
             let name = thing.name().to_owned();
             let done = match thing {
@@ -262,8 +304,18 @@ impl Folder {
                     project::sweep(&self.disk, self.dir.as_fd(), &name).map(|()| None)
                 }
             };
+            all &= done.is_ok();
             notes.extend(done.unwrap_or_else(|errno| Some(behind(&name, errno))));
         }
+        if !all {
+            return notes;
+        }
+        for (name, prints) in &mut self.prints {
+            if !self.behind.contains(name) && !change.put.contains_key(name.as_str()) {
+                prints.drain(..prints.len() - 1);
+            }
+        }
+        self.deleted.retain(|name, _| change.delete.contains(name.as_str()));
         self.settled = true;
         notes
     }
@@ -280,6 +332,10 @@ impl Folder {
         for name in &change.delete {
             let prints = self.deleted.get(*name).map_or(&[][..], Vec::as_slice);
             let done = project::delete(&self.disk, self.dir.as_fd(), name, prints);
+            if done.is_ok() {
+                self.deleted.remove(*name);
+            }
+            self.settled &= done.is_ok();
             notes.extend(done.unwrap_or_else(|errno| Some(behind(name, errno))));
             self.behind.remove(*name);
         }
@@ -325,74 +381,8 @@ impl Folder {
     }
 }
 
-/// Reads the log of a directory without its lock and hands over what it says. A commit under way is
-/// not seen, and one that replaces the log does not disturb. Nothing when there is no log.
-///
-/// # Errors
-/// When it cannot be read, is damaged or of a later version.
-pub(crate) fn peek<R>(
-    dir: impl AsFd,
-    path: &Path,
-    read: impl FnOnce(&Replay<'_>) -> R,
-) -> Result<Option<R>, StoreError> {
-    let log = Log::read(dir).map_err(io("read", &path.join(LOG_FILE)))?;
-    log.map(|bytes| judge(&bytes, path).map(|state| read(&state))).transpose()
-}
-
-/// As [`peek`], but takes the newest whole state before any damage.
-///
-/// # Errors
-/// When there is no whole state at all.
-pub(crate) fn salvage<R>(
-    dir: impl AsFd,
-    path: &Path,
-    read: impl FnOnce(&Replay<'_>) -> R,
-) -> Result<Option<R>, StoreError> {
-    let log = Log::read(dir).map_err(io("read", &path.join(LOG_FILE)))?;
-    log.map(|bytes| replay(&bytes).map(|s| read(&s)).map_err(|silence| silent(silence, path)))
-        .transpose()
-}
-
-/// A log that is whole.
-fn judge<'a>(bytes: &'a [u8], path: &Path) -> Result<Replay<'a>, StoreError> {
-    let state = replay(bytes).map_err(|silence| silent(silence, path))?;
-    match state.tail {
-        Tail::Clean | Tail::Torn { .. } => Ok(state),
-        Tail::Damaged { at, later } => Err(StoreError::Damaged {
-            path: path.join(LOG_FILE),
-            at,
-            good: state.generation,
-            later,
-        }),
-    }
-}
-
-fn silent(silence: Silence, path: &Path) -> StoreError {
-    let path = path.join(LOG_FILE);
-    match silence {
-        Silence::Newer(found) => StoreError::Newer { path, found },
-        Silence::NoSnapshot => StoreError::Unreadable { path },
-    }
-}
-
-/// Prints of a log's documents, the newest last.
-pub(crate) fn prints(state: &Replay<'_>) -> (Prints, Prints) {
-    let documents = state.documents.iter().map(|(name, kept)| {
-        let mut prints = kept.earlier.clone();
-        prints.push(Print::of(kept.content, kept.time));
-        ((*name).to_owned(), prints)
-    });
-    let deleted = state.deleted.iter().map(|(name, prints)| ((*name).to_owned(), prints.clone()));
-    (documents.collect(), deleted.collect())
-}
-
 fn behind(name: &str, errno: Errno) -> Note {
     Note::Behind { file: name.to_owned(), error: std::io::Error::from(errno).to_string() }
-}
-
-pub(crate) fn io(verb: &'static str, path: &Path) -> impl FnOnce(Errno) -> StoreError + use<> {
-    let path = path.to_owned();
-    move |errno| StoreError::Io { verb, path, source: errno.into() }
 }
 
 /// Nanoseconds since 1970.

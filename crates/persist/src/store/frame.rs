@@ -13,14 +13,14 @@
 //!      4  CRC32C of all of the above
 //!      .  zeros up to a multiple of 8
 //!
-//!  document:  op (1 put, 2 delete) · u16 length of name · u32 length of content
+//!  document:  op (1 put, 2 delete, 3 was) · u16 length of name · u32 length of content
 //!             · i64 time it was first committed so · name · content
 //! ```
 //!
 //! All numbers are little-endian. The first 32 bytes keep this layout in every later version, so that
 //! a newer log is known as such.
 
-use super::replay::Generation;
+use super::replay::{Generation, Print};
 
 /// What every frame begins with.
 pub const MAGIC: [u8; 4] = *b"CRLG";
@@ -49,6 +49,8 @@ pub enum Op<'a> {
     Put(&'a [u8], i64),
     /// It is gone.
     Delete,
+    /// It once looked so, and its file may still. Stands before what the document is now.
+    Was(Print),
 }
 
 /// A frame as it was found in a log.
@@ -88,9 +90,15 @@ pub fn encode<'a>(
 ) -> Option<Vec<u8>> {
     let mut bytes = vec![0; HEADER];
     for (name, op) in documents {
+        let mut print = [0; 12];
         let (code, content, since) = match op {
             Op::Put(content, since) => (1, content, since),
             Op::Delete => (2, &[][..], time),
+            Op::Was(was) => {
+                print[..8].copy_from_slice(&was.len.to_le_bytes());
+                print[8..].copy_from_slice(&was.sum.to_le_bytes());
+                (3, &print[..], was.time)
+            }
         };
         bytes.push(code);
         bytes.extend(u16::try_from(name.len()).ok()?.to_le_bytes());
@@ -175,12 +183,19 @@ fn documents(mut body: &[u8]) -> Option<Vec<(&str, Op<'_>)>> {
         let op = match head[0] {
             1 => Op::Put(content, i64::from_le_bytes(since)),
             2 => Op::Delete,
+            3 => Op::Was(print(content, i64::from_le_bytes(since))?),
             _ => return None,
         };
         documents.push((std::str::from_utf8(name).ok()?, op));
         body = rest;
     }
     Some(documents)
+}
+
+fn print(content: &[u8], time: i64) -> Option<Print> {
+    let (len, sum) = content.split_first_chunk::<8>()?;
+    let sum: [u8; 4] = sum.try_into().ok()?;
+    Some(Print { time, len: u64::from_le_bytes(*len), sum: u32::from_le_bytes(sum) })
 }
 
 #[cfg(test)]

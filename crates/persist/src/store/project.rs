@@ -114,7 +114,7 @@ pub(super) fn clear(
     prints: &[Print],
 ) -> Result<Option<Note>, Errno> {
     match look(place, file, prints, Sight::Glance)? {
-        Look::Absent | Look::Current | Look::Earlier | Look::Torn => Ok(None),
+        Look::Absent | Look::Current | Look::Earlier(_) | Look::Torn => Ok(None),
         Look::Strange => {
             let aside = free_name(place, file)?;
             disk.rename(place, file, &aside)?;

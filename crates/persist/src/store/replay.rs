@@ -150,6 +150,13 @@ fn apply<'a>(before: Option<Replay<'a>>, frame: Frame<'a>, at: usize) -> Replay<
         }
     }
     for (name, op) in frame.documents {
+        if let Op::Was(print) = op {
+            let prints = past.entry(name).or_default();
+            if !prints.contains(&print) {
+                prints.push(print);
+            }
+            continue;
+        }
         let earlier = state.documents.remove(name).map(history).or_else(|| past.remove(name));
         match op {
             Op::Put(content, time) => {
@@ -158,7 +165,7 @@ fn apply<'a>(before: Option<Replay<'a>>, frame: Frame<'a>, at: usize) -> Replay<
                 earlier.retain(|print| *print != Print::of(content, time));
                 state.documents.insert(name, Kept { content, time, earlier });
             }
-            Op::Delete => {
+            Op::Delete | Op::Was(_) => {
                 past.insert(name, earlier.unwrap_or_default());
             }
         }

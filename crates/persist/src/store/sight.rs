@@ -77,7 +77,7 @@ pub fn see(
     for (name, prints) in documents {
         match look(&dir, name, prints, sight)? {
             Look::Current => {}
-            Look::Earlier => found.push(Unprojected::Stale(name.clone())),
+            Look::Earlier(_) => found.push(Unprojected::Stale(name.clone())),
             Look::Absent => found.push(Unprojected::Missing(name.clone())),
             Look::Torn => found.push(Unprojected::Torn(name.clone())),
             Look::Strange => found.push(Unprojected::Edited(name.clone())),
@@ -116,7 +116,7 @@ fn look_into(
     }
     let past = deleted.get(&name).map_or(&[][..], Vec::as_slice);
     match look(&dir, &name, past, sight)? {
-        Look::Current | Look::Earlier | Look::Torn => found.push(Unprojected::Leftover(name)),
+        Look::Current | Look::Earlier(_) | Look::Torn => found.push(Unprojected::Leftover(name)),
         Look::Strange => found.push(Unprojected::Added(name)),
         Look::Absent if entries(open_dir(&dir, entry)?)?.is_empty() => {
             found.push(Unprojected::Leftover(entry.to_owned()));
@@ -130,7 +130,8 @@ fn look_into(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
     Current,
-    Earlier,
+    /// As it was once; which of the prints that is.
+    Earlier(usize),
     Absent,
     Torn,
     Strange,
@@ -152,7 +153,7 @@ pub(super) fn look(
         return Ok(Look::Strange);
     }
     let newest = prints.len().wrapping_sub(1);
-    let rank = |at| if at == newest { Look::Current } else { Look::Earlier };
+    let rank = |at| if at == newest { Look::Current } else { Look::Earlier(at) };
     if sight == Sight::Glance
         && let Some(at) = prints.iter().rposition(|print| wears(&stat, print))
     {

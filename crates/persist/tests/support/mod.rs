@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod conformance;
+pub mod place;
 pub mod states;
 
 use std::fs;
