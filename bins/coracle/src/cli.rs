@@ -39,6 +39,8 @@ pub enum Command {
     Guest(crate::guest::GuestArgs),
     /// Say what this host can do and what it lacks.
     Doctor(crate::doctor::DoctorArgs),
+    /// Show, judge and carry over the states of sandboxes, ours and Kata's.
+    State(crate::state::StateArgs),
     /// Print a completion script for a shell.
     Completion {
         /// The shell to complete for.

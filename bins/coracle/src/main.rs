@@ -12,6 +12,7 @@ mod report;
 mod run;
 mod signals;
 mod size;
+mod state;
 mod streams;
 mod terminal;
 
@@ -43,6 +44,10 @@ fn main() -> ExitCode {
         }
         Command::Guest(args) => guest::run(args, &root),
         Command::Doctor(args) => doctor::run(args, &root),
+        Command::State(args) => {
+            format = args.format();
+            state::run(args, &root)
+        }
         Command::Keeper(args) => keeper::run(args),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "coracle", &mut std::io::stdout());

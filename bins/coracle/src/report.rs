@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use coracle_persist::driver::DriverError;
+
 use crate::cli::Format;
 
 /// Our own failure, as opposed to the workload's.
@@ -57,8 +59,15 @@ fn chain(error: &anyhow::Error) -> impl Iterator<Item = &(dyn std::error::Error 
 fn explanation(error: &anyhow::Error) -> (Option<&'static str>, Option<String>) {
     match error.chain().find_map(|e| e.downcast_ref::<coracle_engine::Error>()) {
         Some(error) => (Some(error.code()), error.help()),
-        None => (None, error.downcast_ref::<Advice>().map(|advice| advice.0.clone())),
+        None => match error.chain().find_map(|e| e.downcast_ref::<DriverError>()) {
+            Some(error) => (Some(error.code()), error.help().map(str::to_owned)),
+            None => (None, advice(error)),
+        },
     }
+}
+
+fn advice(error: &anyhow::Error) -> Option<String> {
+    error.downcast_ref::<Advice>().map(|advice| advice.0.clone())
 }
 
 /// Advice attached as context to an error that has no code of its own.

@@ -66,6 +66,30 @@ pub fn encode_container(state: &ContainerState) -> Result<Vec<u8>, EncodeError> 
     format::line(state).map_err(|source| EncodeError { document: Document::Container, source })
 }
 
+/// Which of the two documents a file is, by the keys that only one of them has. What has none of
+/// them may be either.
+///
+/// # Errors
+/// When the file is damaged.
+pub fn recognise(bytes: &[u8]) -> Result<Option<Document>, DecodeError> {
+    const SANDBOX: [&str; 6] = [
+        "PersistVersion",
+        "SandboxContainer",
+        "HypervisorState",
+        "AgentState",
+        "Network",
+        "Config",
+    ];
+    const CONTAINER: [&str; 5] = ["Rootfs", "DeviceMaps", "Mounts", "Process", "BundlePath"];
+    let (file, _) = tree(bytes, Document::Sandbox)?;
+    let has = |keys: &[&str]| keys.iter().any(|key| file.get(key).is_some());
+    Ok(match (has(&SANDBOX), has(&CONTAINER)) {
+        (true, false) => Some(Document::Sandbox),
+        (false, true) => Some(Document::Container),
+        (true, true) | (false, false) => None,
+    })
+}
+
 /// A whole sandbox on one line: `{"Sandbox":…,"Containers":{…}}`.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 use super::features::FeatureError;
 use super::record::RecordError;
 use crate::codec::{DecodeError, EncodeError};
+use crate::foreign::ConvertError;
 use crate::id::{IdError, SandboxId};
 use crate::lock::LockError;
 use crate::root::GlobalError;
@@ -21,6 +22,17 @@ pub enum DriverError {
     /// There is no such sandbox.
     #[error("no state of sandbox {0} is kept")]
     Absent(SandboxId),
+    /// There is a sandbox of that id already.
+    #[error("there is a sandbox {0} already")]
+    Exists(SandboxId),
+    /// Another runtime's state, which has other contents.
+    #[error("cannot convert the state of sandbox {id}")]
+    Alien {
+        /// The sandbox.
+        id: SandboxId,
+        /// Whose it is.
+        source: ConvertError,
+    },
     /// Someone else has saved since.
     #[error(
         "sandbox {id} is at generation {found} and not at {expected}: someone else has saved it"
@@ -119,6 +131,8 @@ impl DriverError {
             DriverError::Lock(LockError::Busy { .. }) => "E-STATE-LOCKED",
             DriverError::Lock(_) => "E-STATE-LOCK",
             DriverError::Absent(_) => "E-STATE-ABSENT",
+            DriverError::Exists(_) => "E-STATE-EXISTS",
+            DriverError::Alien { .. } => "E-STATE-FOREIGN",
             DriverError::Conflict { .. } => "E-STATE-CONFLICT",
             DriverError::Encode { .. } => "E-STATE-VALUE",
             DriverError::Decode { source: DecodeError::Foreign { .. }, .. } => "E-STATE-FOREIGN",
@@ -134,6 +148,50 @@ impl DriverError {
             DriverError::NoRoot { .. } => "E-STATE-ROOT",
             DriverError::Server { .. } => "E-STATE-SERVER",
         }
+    }
+}
+
+impl DriverError {
+    /// What to do about it, if something can be done.
+    pub fn help(&self) -> Option<&'static str> {
+        Some(match self {
+            DriverError::Lock(LockError::Busy { .. }) => {
+                "wait until it has finished, or find out why it does not"
+            }
+            DriverError::Store(StoreError::Damaged { .. } | StoreError::Unreadable { .. }) => {
+                "`coracle state read --salvage DIR` shows the newest state that is whole"
+            }
+            DriverError::Decode { source, .. } => match source {
+                DecodeError::Foreign { .. } => "`coracle state import` converts what can be kept",
+                DecodeError::Trailing { .. } => {
+                    "if what follows is of no use, `--accept-trailing` passes over it"
+                }
+                DecodeError::Damaged { .. } => {
+                    "`coracle state read --salvage DIR` shows what the other files hold"
+                }
+                DecodeError::Value { .. } => return None,
+            },
+            DriverError::Store(StoreError::Newer { .. })
+            | DriverError::Record { source: RecordError::Newer { .. }, .. } => {
+                "use the coracle that wrote it, or a later one; nothing was changed"
+            }
+            DriverError::Exists(_) => "`--replace` puts the new one in its place",
+            DriverError::Absent(_) => "`coracle state ls` lists those there are",
+            DriverError::Unsettled(_) => "try again when its writer is done",
+            DriverError::Id(_)
+            | DriverError::Lock(_)
+            | DriverError::Alien { .. }
+            | DriverError::Conflict { .. }
+            | DriverError::Encode { .. }
+            | DriverError::Record { .. }
+            | DriverError::Misplaced { .. }
+            | DriverError::Store(_)
+            | DriverError::Global(_)
+            | DriverError::NoDriver { .. }
+            | DriverError::Features(_)
+            | DriverError::NoRoot { .. }
+            | DriverError::Server { .. } => return None,
+        })
     }
 }
 

@@ -1,15 +1,15 @@
 //! States in directories: Kata's layout, and a log in each.
 
-use super::documents::{belongs, changed, whole};
+use super::documents::{changed, whole};
 use super::error::DriverError;
-use super::files::{self, Files, Read};
+use super::load::load;
 use super::verify::{Verified, verify};
 use super::{By, Loaded, PersistDriver, Save, Saved, Whole};
 use crate::codec::Tolerance;
 use crate::id::{ContainerId, SandboxId};
 use crate::lock::{Ask, Lock, flock};
 use crate::root::{Root, SANDBOXES, TRASH};
-use crate::store::{self, Change, Disk, FILE, Folder, Generation, OWN_FILE, Print, Sight};
+use crate::store::{self, Change, Disk, Folder, OWN_FILE, Print};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -87,31 +87,6 @@ impl FsDriver {
             Err(Errno::NOENT) => Err(DriverError::Absent(id.clone())),
             Err(errno) => Err(store::io("open", &path)(errno).into()),
         }
-    }
-
-    fn read_files(&mut self, id: &SandboxId, dir: &OwnedFd) -> Result<Loaded, DriverError> {
-        let path = self.root.sandbox(id);
-        let files = match files::read(dir, self.tolerance).map_err(store::io("read", &path))? {
-            Read::Settled(files) => files,
-            Read::Unsettled => return Err(DriverError::Unsettled(id.clone())),
-        };
-        let Files { sandbox, containers, prints } = *files;
-        let sandbox = sandbox.ok_or_else(|| DriverError::Absent(id.clone()))?;
-        let failed = |file: String| {
-            let id = id.clone();
-            move |source| DriverError::Decode { id, file, source }
-        };
-        let sandbox = belongs(id, sandbox.map_err(failed(FILE.to_owned()))?)?;
-        let containers = containers
-            .into_iter()
-            .map(|(name, state)| match state {
-                Ok(state) => Ok((name, state)),
-                Err(error) => Err(failed(format!("{name}/{FILE}"))(error)),
-            })
-            .collect::<Result<_, _>>()?;
-        self.read.insert(id.clone(), prints);
-        let whole = Whole { sandbox, containers, record: None };
-        Ok(Loaded { whole, generation: Generation(0), edited: Vec::new() })
     }
 
     /// Removes sandboxes that were being deleted.
@@ -201,35 +176,13 @@ impl PersistDriver for FsDriver {
     }
 
     fn from_disk(&mut self, id: &str) -> Result<Loaded, DriverError> {
-        /// How often a log that moves while the files are looked at is read again.
-        const TRIES: u32 = 4;
         let id = SandboxId::new(id)?;
         let dir = self.dir(&id)?;
-        let path = self.root.sandbox(&id);
-        for _ in 0..TRIES {
-            let read = store::peek(&dir, &path, |log| {
-                (whole(&id, log), log.generation, store::prints(log))
-            })?;
-            let Some((whole, generation, (documents, deleted))) = read else {
-                return self.read_files(&id, &dir);
-            };
-            let whole = whole?;
-            let seen = store::see(&dir, &documents, &deleted, Sight::Glance)
-                .map_err(store::io("read", &path))?;
-            let edited: Vec<String> = seen
-                .iter()
-                .filter(|thing| thing.is_edit())
-                .map(|thing| thing.name().to_owned())
-                .collect();
-            // What looks edited may be of a save that came after the log was read.
-            let newer = || store::peek(&dir, &path, |log| log.generation);
-            if edited.is_empty() || newer()? == Some(generation) {
-                return Ok(Loaded { whole, generation, edited });
-            }
+        let (loaded, files) = load(&id, &dir, &self.root.sandbox(&id), self.tolerance)?;
+        if let Some(files) = files {
+            self.read.insert(id, files);
         }
-        let read = store::peek(&dir, &path, |log| (whole(&id, log), log.generation))?;
-        let (whole, generation) = read.ok_or_else(|| DriverError::Absent(id.clone()))?;
-        Ok(Loaded { whole: whole?, generation, edited: Vec::new() })
+        Ok(loaded)
     }
 
     fn destroy(&mut self, by: By<'_>, id: &str) -> Result<(), DriverError> {
@@ -311,7 +264,7 @@ impl PersistDriver for FsDriver {
 }
 
 /// A name that nothing in the trash has.
-fn trash_name() -> String {
+pub(super) fn trash_name() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::{SystemTime, UNIX_EPOCH};
     static NEXT: AtomicU64 = AtomicU64::new(0);
