@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| coracle_fuzz::channel_record(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| coracle_fuzz::bridge::channel_record(bytes));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| coracle_fuzz::frame_stream(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| coracle_fuzz::bridge::frame_stream(bytes));

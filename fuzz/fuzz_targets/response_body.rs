@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| coracle_fuzz::response_body(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| coracle_fuzz::bridge::response_body(bytes));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| coracle_fuzz::stdio_frame(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| coracle_fuzz::bridge::stdio_frame(bytes));

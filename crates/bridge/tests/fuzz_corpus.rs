@@ -2,7 +2,7 @@
 //! with single bytes changed.
 #![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
 
-#[path = "../../../fuzz/src/lib.rs"]
+#[path = "../../../fuzz/src/bridge.rs"]
 mod fuzz;
 mod golden_data;
 

@@ -17,7 +17,7 @@ use std::process::Command;
 use std::time::Duration;
 use support::place::{Reaped, tree};
 use support::states::{container, none, whole};
-use support::{SETS, containers, read, sandbox_dir};
+use support::{SETS, containers, golden, read, sandbox_dir};
 use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -348,6 +348,20 @@ fn what_a_later_version_wrote_is_refused_and_left_as_it_is() {
     let mut another = FsDriver::new(Root::at(root.path()));
     assert_eq!(another.from_disk("s1").unwrap_err().code(), "E-STATE-NEWER");
     assert!(another.to_disk(anew(), &state.sandbox, &none()).is_err());
+}
+
+#[test]
+fn what_kata_keeps_beside_its_sandboxes_is_read_and_written() {
+    let root = tempfile::tempdir().unwrap();
+    let original = read(golden().join("global/uuid/uuid.json"));
+    fs::create_dir(root.path().join("uuid")).unwrap();
+    fs::write(root.path().join("uuid/uuid.json"), &original).unwrap();
+    let mut driver = FsDriver::new(Root::at(root.path()));
+    assert_eq!(driver.global_read("uuid/uuid.json").unwrap(), original);
+    let used = b"{\"UUIDAvailability\":[1,0,0,0,0,0,0,0]}";
+    driver.global_write("uuid/uuid.json", used).unwrap();
+    assert_eq!(read(root.path().join("uuid/uuid.json")), used);
+    assert_eq!(tree(root.path()), ["uuid", "uuid/uuid.json"]);
 }
 
 #[test]

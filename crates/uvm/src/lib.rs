@@ -44,8 +44,6 @@ pub mod modify;
 pub mod options;
 pub mod output;
 pub mod schema;
-#[cfg(test)]
-mod seed_table;
 mod state;
 mod stats;
 pub mod timeline;
