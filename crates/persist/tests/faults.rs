@@ -22,18 +22,33 @@ fn anew() -> By<'static> {
 /// What is there before the save that fails, and what that saves.
 struct Case {
     name: &'static str,
-    before: &'static [(usize, u64)],
+    before: Vec<(usize, u64)>,
     save: (usize, u64),
 }
 
-const CASES: &[Case] = &[
-    Case { name: "the first save", before: &[], save: (3, 1) },
-    Case { name: "all is changed", before: &[(3, 1)], save: (3, 2) },
-    Case { name: "containers go", before: &[(4, 1)], save: (1, 2) },
-    Case { name: "containers come", before: &[(1, 1)], save: (4, 2) },
-    // So much is changed that a new log is due.
-    Case { name: "a new log", before: &[(60, 1), (60, 2), (60, 3), (60, 4)], save: (60, 5) },
-];
+fn cases() -> Vec<Case> {
+    let (containers, first) = (16, 1);
+    // So much is changed at last that a new log is due.
+    let before: Vec<_> =
+        (first..first + saves_of_one_log(containers)).map(|turn| (containers, turn)).collect();
+    let last = before.len() as u64 + first;
+    vec![
+        Case { name: "the first save", before: vec![], save: (3, 1) },
+        Case { name: "all is changed", before: vec![(3, 1)], save: (3, 2) },
+        Case { name: "containers go", before: vec![(4, 1)], save: (1, 2) },
+        Case { name: "containers come", before: vec![(1, 1)], save: (4, 2) },
+        Case { name: "a new log", before, save: (containers, last) },
+    ]
+}
+
+/// How many saves of so many containers one log takes.
+fn saves_of_one_log(containers: usize) -> u64 {
+    let root = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::watched());
+    let mut driver = FsDriver::with_disk("fs", Root::at(root.path()), Arc::clone(&disk));
+    let logs = || disk.effects().iter().filter(|effect| **effect == Effect::Allocate).count();
+    (1..).find(|turn| save(&mut driver, (containers, *turn)).is_ok() && logs() == 2).unwrap() - 1
+}
 
 fn save(driver: &mut FsDriver, (containers, turn): (usize, u64)) -> Result<Whole, String> {
     let state = whole("s1", containers, 2, turn);
@@ -96,7 +111,7 @@ fn steps(case: &Case, place: &Mounted) -> Vec<Effect> {
 fn a_failure_at_any_step_leaves_the_old_state_or_the_new_and_the_next_save_mends_it() {
     let place = Mounted::tmpfs(64 << 20);
     let mut tried = 0;
-    for case in CASES {
+    for case in &cases() {
         for (at, effect) in steps(case, &place).into_iter().enumerate() {
             for then in [
                 Then::Fail(Errno::NOSPC),
@@ -121,7 +136,7 @@ fn a_failure_at_any_step_leaves_the_old_state_or_the_new_and_the_next_save_mends
 #[test]
 fn the_driver_that_saw_a_failure_goes_on() {
     let place = Mounted::tmpfs(64 << 20);
-    let case = &CASES[1];
+    let case = &cases()[1];
     for (at, effect) in steps(case, &place).into_iter().enumerate() {
         let root = tempfile::tempdir().unwrap();
         prepare(case, root.path());
@@ -138,7 +153,7 @@ fn the_driver_that_saw_a_failure_goes_on() {
 #[test]
 fn a_process_that_dies_at_any_step_leaves_the_old_state_or_the_new() {
     let place = Mounted::tmpfs(64 << 20);
-    for case in CASES {
+    for case in &cases() {
         let steps = steps(case, &place);
         for (at, effect) in steps.into_iter().enumerate() {
             let root = tempfile::tempdir_in(place.path()).unwrap();
@@ -160,7 +175,7 @@ fn a_process_that_dies_at_any_step_leaves_the_old_state_or_the_new() {
 
 #[test]
 fn an_error_of_the_disk_itself_leaves_the_old_state_or_the_new() {
-    let case = &CASES[1];
+    let case = &cases()[1];
     for call in ["fdatasync", "fsync", "pwrite64", "rename,renameat,renameat2", "fallocate"] {
         let mut failed = 0;
         for nth in 1..=6 {

@@ -106,7 +106,7 @@ fn sandbox() -> SandboxState {
     let device = DeviceState {
         driver_options: texts(),
         block_drive: Some(Default::default()),
-        vfio_devs: vec![Some(VfioDev::default())].into(),
+        vfio_devs: vec![Some(VfioDev::default())],
         vhost_user_dev: Some(Default::default()),
         ..DeviceState::default()
     };

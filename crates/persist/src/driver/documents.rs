@@ -3,9 +3,11 @@
 use super::error::DriverError;
 use super::record::OwnRecord;
 use super::{Save, Whole};
-use crate::codec::{Tolerance, decode_container, decode_sandbox, encode_container, encode_sandbox};
+use crate::codec::{
+    EncodeError, Tolerance, decode_container, decode_sandbox, encode_container, encode_sandbox,
+};
 use crate::id::SandboxId;
-use crate::model::SandboxState;
+use crate::model::{ContainerState, SandboxState};
 use crate::store::{FILE, OWN_FILE, Replay};
 use std::collections::BTreeMap;
 
@@ -51,37 +53,42 @@ pub(super) fn belongs(id: &SandboxId, sandbox: SandboxState) -> Result<SandboxSt
     Err(DriverError::Misplaced { id: id.clone(), found: sandbox.sandbox_container })
 }
 
-/// The document of a container.
-fn file_of(container: &str) -> String {
+/// The name of a container's document.
+pub(super) fn file_of(container: &str) -> String {
     format!("{container}/{FILE}")
 }
 
-/// Documents that are not as they were saved, as bytes.
-pub(super) fn changed(
+/// Everything that is to be saved, as documents.
+pub(super) fn documents(
     id: &SandboxId,
     save: &Save<'_>,
-    saved: Option<&Whole>,
 ) -> Result<BTreeMap<String, Vec<u8>>, DriverError> {
-    let failed = |container: Option<&str>| {
-        let (id, container) = (id.clone(), container.map(str::to_owned));
-        move |source| DriverError::Encode { id, container, source }
-    };
     let mut documents = BTreeMap::new();
-    if saved.is_none_or(|saved| saved.sandbox != *save.sandbox) {
-        let bytes = encode_sandbox(save.sandbox).map_err(failed(None))?;
-        documents.insert(FILE.to_owned(), bytes);
-    }
+    let source = encode_sandbox(save.sandbox);
+    documents.insert(FILE.to_owned(), source.map_err(cannot_encode(id, None))?);
     for (container, state) in save.containers {
-        if saved.is_none_or(|saved| saved.containers.get(container) != Some(state)) {
-            let bytes = encode_container(state).map_err(failed(Some(container)))?;
-            documents.insert(file_of(container), bytes);
-        }
+        documents.insert(file_of(container), container_document(id, container, state)?);
     }
-    if let Some(record) = save.record
-        && saved.is_none_or(|saved| saved.record.as_ref() != Some(record))
-    {
+    if let Some(record) = save.record {
         let failed = |source| DriverError::Record { id: id.clone(), source };
         documents.insert(OWN_FILE.to_owned(), record.encode().map_err(failed)?);
     }
     Ok(documents)
+}
+
+/// The document of one container.
+pub(super) fn container_document(
+    id: &SandboxId,
+    container: &str,
+    state: &ContainerState,
+) -> Result<Vec<u8>, DriverError> {
+    encode_container(state).map_err(cannot_encode(id, Some(container)))
+}
+
+fn cannot_encode(
+    id: &SandboxId,
+    container: Option<&str>,
+) -> impl FnOnce(EncodeError) -> DriverError + use<> {
+    let (id, container) = (id.clone(), container.map(str::to_owned));
+    move |source| DriverError::Encode { id, container, source }
 }

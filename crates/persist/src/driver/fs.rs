@@ -1,15 +1,16 @@
 //! States in directories: Kata's layout, and a log in each.
 
-use super::documents::{changed, whole};
+use super::documents::{container_document, documents, file_of, whole};
 use super::error::DriverError;
 use super::load::load;
 use super::verify::{Verified, verify};
-use super::{By, Loaded, PersistDriver, Save, Saved, Whole};
+use super::{By, Loaded, PersistDriver, Save, Saved};
 use crate::codec::Tolerance;
 use crate::id::{ContainerId, SandboxId};
-use crate::lock::{Ask, Lock, flock};
+use crate::lock::{Ask, Lock, LockError, flock};
+use crate::model::ContainerState;
 use crate::root::{Root, SANDBOXES, TRASH};
-use crate::store::{self, Change, Disk, Folder, OWN_FILE, Print};
+use crate::store::{self, Change, Disk, FILE, Folder, Generation, OWN_FILE, Print};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -25,16 +26,9 @@ pub struct FsDriver {
     disk: Arc<Disk>,
     tolerance: Tolerance,
     /// Sandboxes saved before, to find out what has changed.
-    open: HashMap<SandboxId, Opened>,
+    open: HashMap<SandboxId, Folder>,
     /// Kata's files that were read, so that replacing them is no surprise.
     read: HashMap<SandboxId, BTreeMap<String, Print>>,
-}
-
-/// A sandbox that was saved before, and how.
-#[derive(Debug)]
-struct Opened {
-    folder: Folder,
-    saved: Option<Whole>,
 }
 
 impl FsDriver {
@@ -60,22 +54,56 @@ impl FsDriver {
         &self.root
     }
 
-    fn open(&mut self, id: &SandboxId) -> Result<Opened, DriverError> {
+    /// A sandbox's directory as its last writer has left it.
+    fn open(&mut self, id: &SandboxId) -> Result<Folder, DriverError> {
         let path = self.root.sandbox(id);
-        if let Some(opened) = self.open.remove(id)
-            && opened.folder.is_at(&path)?
-            && opened.folder.is_current()?
+        if let Some(folder) = self.open.remove(id)
+            && folder.is_at(&path)?
+            && folder.is_current()?
         {
-            return Ok(opened);
+            return Ok(folder);
         }
         let mut folder = Folder::open(&path, Arc::clone(&self.disk))?;
-        let saved = folder.load(|log| whole(id, log))?.transpose()?;
-        if saved.is_none()
+        // What cannot be read is not written over.
+        let log = folder.load(|log| whole(id, log).map(drop))?.transpose()?;
+        if log.is_none()
             && let Some(files) = self.read.get(id)
         {
             folder.expect(files.iter().map(|(name, print)| (name.clone(), *print)));
         }
-        Ok(Opened { folder, saved })
+        Ok(folder)
+    }
+
+    /// Commits what has changed, if anything has.
+    fn commit(
+        &mut self,
+        id: &SandboxId,
+        mut folder: Folder,
+        change: Change,
+    ) -> Result<Saved, DriverError> {
+        let changed = change.put.len() + change.delete.len();
+        let mut saved = Saved { generation: folder.generation(), changed, notes: Vec::new() };
+        if changed > 0 {
+            // On an error nothing is remembered: the next save finds out what is there.
+            let committed = folder.commit(change)?;
+            for note in &committed.notes {
+                tracing::warn!(sandbox = %id, "{note}");
+            }
+            (saved.generation, saved.notes) = (committed.generation, committed.notes);
+            self.read.remove(id);
+        }
+        self.open.insert(id.clone(), folder);
+        Ok(saved)
+    }
+
+    /// The lock that is shown, or one that is taken.
+    fn locked<'a>(&mut self, by: By<'a>, id: &SandboxId) -> Result<Shown<'a>, DriverError> {
+        let shown = match by {
+            By::Lock(lock) => Shown::Callers(lock),
+            By::Asking(ask) => Shown::Ours(self.lock(id.as_str(), ask)?),
+        };
+        shown.permits(id)?;
+        Ok(shown)
     }
 
     /// A sandbox's directory, for reading.
@@ -102,25 +130,6 @@ impl FsDriver {
     }
 }
 
-impl Opened {
-    /// Takes over what was just saved.
-    fn remember(&mut self, save: &Save<'_>, documents: &BTreeMap<String, Vec<u8>>) {
-        let saved = self.saved.get_or_insert_default();
-        saved.containers.retain(|name, _| save.containers.contains_key(name));
-        for name in documents.keys() {
-            match name.split_once('/') {
-                Some((container, _)) => {
-                    if let Some(state) = save.containers.get(container) {
-                        saved.containers.insert(container.to_owned(), state.clone());
-                    }
-                }
-                None if name == OWN_FILE => saved.record = save.record.cloned(),
-                None => saved.sandbox = save.sandbox.clone(),
-            }
-        }
-    }
-}
-
 impl PersistDriver for FsDriver {
     fn name(&self) -> &'static str {
         self.name
@@ -131,48 +140,49 @@ impl PersistDriver for FsDriver {
         for container in save.containers.keys() {
             ContainerId::new(container)?;
         }
-        let taken;
-        let lock = match by {
-            By::Lock(lock) => lock,
-            By::Asking(ask) => {
-                taken = self.lock(id.as_str(), ask)?;
-                &taken
-            }
-        };
-        lock.permits(&id)?;
+        let lock = self.locked(by, &id)?;
         if !lock.is_held() {
             self.root.make_sandbox(&self.disk, &id)?;
         }
-        let mut opened = self.open(&id)?;
-        let generation = opened.folder.generation();
-        if let Some(expected) = save.only_if.filter(|expected| *expected != generation) {
-            return Err(DriverError::Conflict { id, expected, found: generation });
-        }
-        let documents = changed(&id, &save, opened.saved.as_ref())?;
-        let stays = |name: &str| match name.split_once('/') {
-            Some((container, _)) => save.containers.contains_key(container),
-            None => true,
+        let folder = self.open(&id)?;
+        unchanged_since(&id, save.only_if, folder.generation())?;
+        let mut put = documents(&id, &save)?;
+        let stays = |name: &str| put.contains_key(name) || name == OWN_FILE;
+        let delete = folder.names().filter(|name| !stays(name)).map(str::to_owned).collect();
+        put.retain(|name, bytes| folder.content(name) != Some(&bytes[..]));
+        self.commit(&id, folder, Change { put, delete })
+    }
+
+    fn save_container(
+        &mut self,
+        by: By<'_>,
+        id: &str,
+        container: &str,
+        state: &ContainerState,
+        only_if: Option<Generation>,
+    ) -> Result<Saved, DriverError> {
+        let id = SandboxId::new(id)?;
+        ContainerId::new(container)?;
+        // There is nothing to make: the sandbox must be there.
+        let by = match by {
+            By::Asking(ask) => By::Asking(Ask { create: false, ..ask }),
+            by @ By::Lock(_) => by,
         };
-        let gone: Vec<String> =
-            opened.folder.names().filter(|name| !stays(name)).map(str::to_owned).collect();
-        if documents.is_empty() && gone.is_empty() {
-            self.open.insert(id, opened);
-            return Ok(Saved { generation, changed: 0, notes: Vec::new() });
+        let _lock = self.locked(by, &id).map_err(|error| match error {
+            DriverError::Lock(LockError::NoSandbox(id)) => DriverError::Absent(id),
+            error => error,
+        })?;
+        let folder = self.open(&id)?;
+        if folder.content(FILE).is_none() {
+            return Err(DriverError::Absent(id));
         }
-        let change = Change {
-            put: documents.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect(),
-            delete: gone.iter().map(String::as_str).collect(),
-        };
-        // On an error nothing is remembered: the next save finds out what is there.
-        let committed = opened.folder.commit(&change)?;
-        for note in &committed.notes {
-            tracing::warn!(sandbox = %id, "{note}");
+        unchanged_since(&id, only_if, folder.generation())?;
+        let (name, bytes) = (file_of(container), container_document(&id, container, state)?);
+        let mut change = Change::default();
+        if folder.content(&name) != Some(&bytes[..]) {
+            change.put.insert(name, bytes);
         }
-        opened.remember(&save, &documents);
-        self.open.insert(id.clone(), opened);
-        self.read.remove(&id);
-        let changed = documents.len() + gone.len();
-        Ok(Saved { generation: committed.generation, changed, notes: committed.notes })
+        self.commit(&id, folder, change)
     }
 
     fn from_disk(&mut self, id: &str) -> Result<Loaded, DriverError> {
@@ -195,7 +205,7 @@ impl PersistDriver for FsDriver {
                     taken = lock;
                     &taken
                 }
-                Err(crate::lock::LockError::NoSandbox(_)) => return Ok(()),
+                Err(LockError::NoSandbox(_)) => return Ok(()),
                 Err(error) => return Err(error.into()),
             },
         };
@@ -260,6 +270,37 @@ impl PersistDriver for FsDriver {
         let id = SandboxId::new(id)?;
         let dir = self.dir(&id)?;
         Ok(verify(&id, &dir, &self.root.sandbox(&id), self.tolerance)?)
+    }
+}
+
+/// A lock, the caller's or our own.
+enum Shown<'a> {
+    Callers(&'a Lock),
+    Ours(Lock),
+}
+
+impl std::ops::Deref for Shown<'_> {
+    type Target = Lock;
+
+    fn deref(&self) -> &Lock {
+        match self {
+            Shown::Callers(lock) => lock,
+            Shown::Ours(lock) => lock,
+        }
+    }
+}
+
+/// Refuses to save over what the caller does not know.
+fn unchanged_since(
+    id: &SandboxId,
+    expected: Option<Generation>,
+    found: Generation,
+) -> Result<(), DriverError> {
+    match expected {
+        Some(expected) if expected != found => {
+            Err(DriverError::Conflict { id: id.clone(), expected, found })
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -45,14 +45,14 @@ pub(super) fn load(
     /// How often a log that moves while the files are looked at is read again.
     const TRIES: u32 = 4;
     for _ in 0..TRIES {
-        let read =
-            store::peek(dir, path, |log| (whole(id, log), log.generation, store::prints(log)))?;
-        let Some((whole, generation, (documents, deleted))) = read else {
+        let read = store::peek(dir, path, |log| {
+            (whole(id, log), log.generation, store::see_beside(dir, log, Sight::Glance))
+        })?;
+        let Some((whole, generation, seen)) = read else {
             return load_files(id, dir, path, tolerance);
         };
         let whole = whole?;
-        let seen = store::see(dir, &documents, &deleted, Sight::Glance)
-            .map_err(store::io("read", path))?;
+        let seen = seen.map_err(store::io("read", path))?;
         let edited: Vec<String> = seen
             .iter()
             .filter(|thing| thing.is_edit())

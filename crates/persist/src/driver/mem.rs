@@ -6,6 +6,7 @@ use crate::codec::{encode_container, encode_sandbox};
 use crate::id::{ContainerId, SandboxId};
 use crate::lock::table::{LockTable, Same};
 use crate::lock::{Ask, Lock, LockError};
+use crate::model::ContainerState;
 use crate::root::{GlobalError, Root};
 use crate::store::Generation;
 use std::collections::BTreeMap;
@@ -143,6 +144,20 @@ impl PersistDriver for MemDriver {
             sandbox.generation.0 += 1;
         }
         Ok(Saved { generation: sandbox.generation, changed, notes: Vec::new() })
+    }
+
+    fn save_container(
+        &mut self,
+        by: By<'_>,
+        id: &str,
+        container: &str,
+        state: &ContainerState,
+        only_if: Option<Generation>,
+    ) -> Result<Saved, DriverError> {
+        let Whole { sandbox, mut containers, .. } = self.from_disk(id)?.whole;
+        containers.insert(container.to_owned(), state.clone());
+        let save = Save { sandbox: &sandbox, containers: &containers, record: None, only_if };
+        self.save(by, save)
     }
 
     fn from_disk(&mut self, id: &str) -> Result<Loaded, DriverError> {

@@ -133,6 +133,21 @@ pub trait PersistDriver: Send {
     /// place refuses.
     fn save(&mut self, by: By<'_>, save: Save<'_>) -> Result<Saved, DriverError>;
 
+    /// Saves one container of a sandbox, new or changed, and nothing else; it costs the same however
+    /// many others there are.
+    ///
+    /// # Errors
+    /// [`DriverError::Absent`] when the sandbox was never saved; else as
+    /// [`save`](PersistDriver::save).
+    fn save_container(
+        &mut self,
+        by: By<'_>,
+        id: &str,
+        container: &str,
+        state: &ContainerState,
+        only_if: Option<Generation>,
+    ) -> Result<Saved, DriverError>;
+
     /// Reads a sandbox from where it is kept. No lock is needed: what is read is one save, whole.
     ///
     /// # Errors

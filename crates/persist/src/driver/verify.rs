@@ -109,9 +109,10 @@ pub(super) fn verify(
     let mut verified = Verified { id: id.to_string(), generation: None, findings: Vec::new() };
     let read = store::salvage(dir, path, |log| {
         let state = whole(id, log);
-        (state.map(|_| ()), log.generation, log.tail, store::prints(log))
+        let seen = store::see_beside(dir, log, Sight::Stare);
+        (state.map(|_| ()), log.generation, log.tail, seen)
     });
-    let (state, generation, tail, (documents, deleted)) = match read {
+    let (state, generation, tail, seen) = match read {
         Ok(Some(read)) => read,
         Ok(None) => {
             verify_files(id, dir, path, tolerance, &mut verified)?;
@@ -139,7 +140,6 @@ pub(super) fn verify(
             verified.findings.push(Finding::Damaged { file, why });
         }
     }
-    let seen = store::see(dir, &documents, &deleted, Sight::Stare);
     for thing in seen.map_err(store::io("read", path))? {
         let file = thing.name().to_owned();
         verified.findings.push(match thing {

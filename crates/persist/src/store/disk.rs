@@ -1,7 +1,9 @@
 //! Every call that changes something on disk, counted.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Timespec, Timestamps,
+};
 use rustix::io::Errno;
 use std::sync::{Mutex, PoisonError};
 
@@ -58,13 +60,21 @@ pub struct Script {
 #[derive(Debug, Default)]
 pub struct Disk {
     script: Option<Script>,
+    /// Nothing is made to survive a power cut.
+    careless: bool,
     done: Mutex<Vec<Effect>>,
 }
 
 impl Disk {
     /// A disk that does as the script says.
     pub fn scripted(script: Script) -> Self {
-        Self { script: Some(script), done: Mutex::default() }
+        Self { script: Some(script), ..Self::default() }
+    }
+
+    /// A disk that makes nothing survive a power cut: for places that are gone then anyway, and to
+    /// measure what it costs.
+    pub fn careless() -> Self {
+        Self { careless: true, ..Self::default() }
     }
 
     /// A disk that remembers what was done to it; for counting effects in a test.
@@ -97,11 +107,12 @@ impl Disk {
         rustix::fs::mkdirat(dir, name, Mode::RWXU)
     }
 
-    /// Makes a file that must not be there yet, 0600.
+    /// Makes a file that must not be there yet, 0600; no link on its way is followed.
     pub(crate) fn create(&self, dir: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
         self.may(Effect::Create)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
-        rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        rustix::fs::openat2(dir, name, flags, Mode::RUSR | Mode::WUSR, resolve)
     }
 
     /// Reserves the first `len` bytes of a file and makes them zeros where nothing was.
@@ -127,16 +138,25 @@ impl Disk {
 
     pub(crate) fn sync(&self, file: impl AsFd) -> Result<(), Errno> {
         self.may(Effect::Sync)?;
+        if self.careless {
+            return Ok(());
+        }
         rustix::fs::fdatasync(file)
     }
 
     pub(crate) fn sync_dir(&self, dir: impl AsFd) -> Result<(), Errno> {
         self.may(Effect::SyncDir)?;
+        if self.careless {
+            return Ok(());
+        }
         rustix::fs::fsync(dir)
     }
 
     pub(crate) fn sync_all(&self, dir: impl AsFd) -> Result<(), Errno> {
         self.may(Effect::SyncAll)?;
+        if self.careless {
+            return Ok(());
+        }
         rustix::fs::syncfs(dir)
     }
 
@@ -218,22 +238,53 @@ fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> Result<(), 
 /// All of a file.
 pub(crate) fn read_all(file: impl AsFd) -> Result<Vec<u8>, Errno> {
     let size = rustix::fs::fstat(&file)?.st_size;
-    let mut bytes = vec![0; usize::try_from(size).map_err(|_| Errno::FBIG)?];
-    let mut done = 0;
+    // One more, so that the end is found without growing.
+    let mut bytes = Vec::with_capacity(usize::try_from(size).map_err(|_| Errno::FBIG)? + 1);
+    read_until(&file, &mut bytes, None)?;
+    Ok(bytes)
+}
+
+/// All of a file but the zeros at its end that were only reserved.
+pub(super) fn read_written(file: impl AsFd) -> Result<Vec<u8>, Errno> {
+    let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
+    let mut bytes = Vec::new();
+    let mut at = 0;
     loop {
-        if done == bytes.len() {
-            // It may have grown since.
-            bytes.resize(done + 4096, 0);
+        let data = match rustix::fs::seek(&file, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            // Nothing but reserved space follows.
+            Err(Errno::NXIO) => return Ok(bytes),
+            Err(_) => return read_all(file),
+        };
+        let hole = rustix::fs::seek(&file, SeekFrom::Hole(data)).unwrap_or(size);
+        let end = usize::try_from(hole).map_err(|_| Errno::FBIG)?;
+        bytes.reserve(end.saturating_sub(bytes.len()) + 1);
+        bytes.resize(usize::try_from(data).map_err(|_| Errno::FBIG)?, 0);
+        read_until(&file, &mut bytes, Some(end))?;
+        if bytes.len() < end {
+            return Ok(bytes);
         }
-        match rustix::io::pread(&file, &mut bytes[done..], done as u64) {
+        at = hole;
+    }
+}
+
+/// Reads on where `bytes` end, to `end` or the end of the file.
+fn read_until(file: impl AsFd, bytes: &mut Vec<u8>, end: Option<usize>) -> Result<(), Errno> {
+    while end.is_none_or(|end| bytes.len() < end) {
+        if bytes.len() == bytes.capacity() {
+            bytes.reserve(4096);
+        }
+        let at = bytes.len() as u64;
+        match rustix::io::pread(&file, rustix::buffer::spare_capacity(bytes), at) {
             Ok(0) => break,
-            Ok(n) => done += n,
-            Err(Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
     }
-    bytes.truncate(done);
-    Ok(bytes)
+    if let Some(end) = end {
+        bytes.truncate(end);
+    }
+    Ok(())
 }
 
 /// A file in a directory, for reading; links are not followed.
@@ -244,13 +295,21 @@ pub(crate) fn open_file(dir: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
 
 /// Names in a directory, sorted; those that are no text are left out.
 pub(crate) fn entries(dir: impl AsFd) -> Result<Vec<String>, Errno> {
-    let mut names: Vec<String> = rustix::fs::Dir::read_from(dir)?
+    Ok(typed_entries(dir)?.into_iter().map(|(name, _)| name).collect())
+}
+
+/// The same with what they are, as far as the directory tells.
+pub(super) fn typed_entries(dir: impl AsFd) -> Result<Vec<(String, FileType)>, Errno> {
+    let mut names: Vec<(String, FileType)> = rustix::fs::Dir::read_from(dir)?
         .filter_map(|entry| match entry {
-            Ok(entry) => entry.file_name().to_str().ok().map(|name| Ok(name.to_owned())),
+            Ok(entry) => {
+                let name = entry.file_name().to_str().ok()?.to_owned();
+                Some(Ok((name, entry.file_type())))
+            }
             Err(errno) => Some(Err(errno)),
         })
         .collect::<Result<_, _>>()?;
-    names.retain(|name| name != "." && name != "..");
-    names.sort();
+    names.retain(|(name, _)| name != "." && name != "..");
+    names.sort_by(|one, other| one.0.cmp(&other.0));
     Ok(names)
 }

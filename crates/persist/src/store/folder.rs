@@ -4,9 +4,9 @@ use super::disk::Disk;
 use super::error::StoreError;
 use super::frame::{self, Kind, Op};
 use super::log::Log;
-use super::peek::{io, judge, prints};
+use super::peek::{io, judge};
 use super::project::{self, Note};
-use super::replay::{Generation, Print, Replay, replay};
+use super::replay::{Generation, Past, Print, Replay};
 use super::sight::{Look, Prints, Sight, Unprojected, look, see};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -21,11 +21,11 @@ pub const LOG_FILE: &str = super::log::NAME;
 
 /// What a commit changes.
 #[derive(Clone, Debug, Default)]
-pub struct Change<'a> {
+pub struct Change {
     /// Documents and their new contents.
-    pub put: BTreeMap<&'a str, &'a [u8]>,
+    pub put: BTreeMap<String, Vec<u8>>,
     /// Documents that go.
-    pub delete: BTreeSet<&'a str>,
+    pub delete: BTreeSet<String>,
 }
 
 /// A commit that was made.
@@ -37,17 +37,33 @@ pub struct Committed {
     pub notes: Vec<Note>,
 }
 
+/// A document as it is committed.
+#[derive(Debug)]
+struct Held {
+    content: Vec<u8>,
+    /// What its file may look like; the newest is what it should.
+    prints: Vec<Print>,
+}
+
+impl Held {
+    fn time(&self) -> i64 {
+        self.prints.last().map_or(0, |print| print.time)
+    }
+}
+
 /// A sandbox's directory, open for commits. Whoever has one holds the sandbox's lock while calling
-/// it; between locks, [`refresh`](Folder::refresh) tells whether another has written.
+/// it; between locks, [`is_current`](Folder::is_current) tells whether another has written. After an
+/// error of a commit it is to be loaded anew.
 #[derive(Debug)]
 pub struct Folder {
     dir: OwnedFd,
     path: PathBuf,
     disk: Arc<Disk>,
     log: Option<Log>,
-    /// Documents with the prints their files may have.
-    prints: Prints,
+    documents: BTreeMap<String, Held>,
     deleted: Prints,
+    /// What files without a log looked like when they were read.
+    expected: Prints,
     /// Documents whose files the last commits did not come to.
     behind: BTreeSet<String>,
     /// Documents whose files may not survive a power cut.
@@ -68,17 +84,13 @@ impl Folder {
             path: path.to_owned(),
             disk,
             log: None,
-            prints: BTreeMap::new(),
-            deleted: BTreeMap::new(),
+            documents: BTreeMap::new(),
+            deleted: Prints::new(),
+            expected: Prints::new(),
             behind: BTreeSet::new(),
             unsynced: BTreeSet::new(),
             settled: false,
         })
-    }
-
-    /// The directory.
-    pub fn dir(&self) -> &OwnedFd {
-        &self.dir
     }
 
     /// Whether `path` is still this directory.
@@ -96,7 +108,12 @@ impl Folder {
 
     /// The documents there are.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.prints.keys().map(String::as_str)
+        self.documents.keys().map(String::as_str)
+    }
+
+    /// A document as it is committed.
+    pub fn content(&self, name: &str) -> Option<&[u8]> {
+        self.documents.get(name).map(|held| &held.content[..])
     }
 
     /// The newest generation known; 0 without a log.
@@ -104,7 +121,7 @@ impl Folder {
         self.log.as_ref().map_or(Generation(0), |log| log.generation)
     }
 
-    /// Reads the log and hands over what it says; nothing when there is no log.
+    /// Reads the log and lets its documents be judged; nothing when there is no log.
     ///
     /// # Errors
     /// When it cannot be read, is damaged or of a later version.
@@ -120,9 +137,21 @@ impl Folder {
         };
         let state = judge(&bytes, &self.path)?;
         self.log = Some(Log::known(file, &state).map_err(self.on_log("read"))?);
-        (self.prints, self.deleted) = prints(&state);
-        self.unsynced = self.prints.keys().cloned().collect();
+        self.take_over(&state);
         Ok(Some(read(&state)))
+    }
+
+    /// Remembers what a log says.
+    fn take_over(&mut self, state: &Replay<'_>) {
+        let prints = |history: &[Past<'_>]| history.iter().map(Past::print).collect();
+        let documents = state.documents.iter().map(|(name, kept)| {
+            let held = Held { content: kept.content.to_vec(), prints: prints(&kept.history()) };
+            ((*name).to_owned(), held)
+        });
+        self.documents = documents.collect();
+        let deleted = state.deleted.iter();
+        self.deleted = deleted.map(|(name, past)| ((*name).to_owned(), prints(past))).collect();
+        self.unsynced = self.documents.keys().cloned().collect();
     }
 
     /// Whether nobody else has committed since this was loaded or committed.
@@ -142,7 +171,7 @@ impl Folder {
     /// Says what the files of a directory without a log hold, so that they are not taken for
     /// someone else's when they are replaced.
     pub fn expect(&mut self, files: impl IntoIterator<Item = (String, Print)>) {
-        self.prints.extend(files.into_iter().map(|(name, print)| (name, vec![print])));
+        self.expected = files.into_iter().map(|(name, print)| (name, vec![print])).collect();
     }
 
     /// What the files for others are not.
@@ -150,7 +179,10 @@ impl Folder {
     /// # Errors
     /// When the directory cannot be read.
     pub fn see(&self, sight: Sight) -> Result<Vec<Unprojected>, StoreError> {
-        see(&self.dir, &self.prints, &self.deleted, sight).map_err(io("read", &self.path))
+        let documents = self.documents.iter().map(|(name, held)| (name.as_str(), &held.prints[..]));
+        let gone = self.deleted.iter().chain(&self.expected);
+        let gone = gone.map(|(name, prints)| (name.as_str(), &prints[..]));
+        see(&self.dir, documents, gone, sight).map_err(io("read", &self.path))
     }
 
     /// Makes a change, whole and lasting, and brings the files for others up to date. An error means
@@ -159,39 +191,51 @@ impl Folder {
     /// # Errors
     /// When the change cannot be written. What happens to the files for others is no error: it
     /// stands in the notes.
-    pub fn commit(&mut self, change: &Change<'_>) -> Result<Committed, StoreError> {
+    pub fn commit(&mut self, change: Change) -> Result<Committed, StoreError> {
         let generation = Generation(self.generation().0 + 1);
         let time = now().max(self.log.as_ref().map_or(0, |log| log.time + 1));
         if !self.settled {
             self.forget_past();
         }
-        self.record(change, generation, time)?;
-        for (name, content) in &change.put {
-            let earlier = self.deleted.remove(*name).unwrap_or_default();
-            let prints = self.prints.entry((*name).to_owned()).or_insert(earlier);
-            prints.push(Print::of(content, time));
-        }
-        for name in &change.delete {
-            if let Some(prints) = self.prints.remove(*name) {
-                self.deleted.insert((*name).to_owned(), prints);
+        self.record(&change, generation, time)?;
+        let put: Vec<String> = change.put.keys().cloned().collect();
+        for (name, content) in change.put {
+            let print = Print::of(&content, time);
+            match self.documents.get_mut(&name) {
+                Some(held) => {
+                    held.content = content;
+                    held.prints.push(print);
+                }
+                None => {
+                    let past = self.deleted.remove(&name).or_else(|| self.expected.remove(&name));
+                    let mut prints = past.unwrap_or_default();
+                    prints.push(print);
+                    self.documents.insert(name, Held { content, prints });
+                }
             }
         }
-        let mut notes = self.settle(change);
-        self.project(change, &mut notes);
+        for name in &change.delete {
+            if let Some(held) = self.documents.remove(name) {
+                self.deleted.insert(name.clone(), held.prints);
+            }
+        }
+        let mut notes = Vec::new();
+        self.settle(&put, &change.delete, &mut notes);
+        self.project(&put, &change.delete, &mut notes);
         Ok(Committed { generation, notes })
     }
 
     /// Writes a change to the log, or to a new one.
     fn record(
         &mut self,
-        change: &Change<'_>,
+        change: &Change,
         generation: Generation,
         time: i64,
     ) -> Result<(), StoreError> {
-        let puts = change.put.iter().map(|(name, content)| (*name, Op::Put(content, time)));
-        let deletes = change.delete.iter().map(|name| (*name, Op::Delete));
+        let puts = change.put.iter().map(|(name, content)| (name.as_str(), Op::Put(content, time)));
+        let deletes = change.delete.iter().map(|name| (name.as_str(), Op::Delete));
         let delta = frame::encode(Kind::Delta, generation, time, puts.chain(deletes))
-            .ok_or_else(|| self.too_large(change.put.values().map(|c| c.len()).sum()))?;
+            .ok_or_else(|| self.too_large(change.put.values().map(Vec::len).sum()))?;
         let failed = io("write", &self.path.join(LOG_FILE));
         match &mut self.log {
             Some(log) if !log.is_full_for(delta.len()) => {
@@ -214,28 +258,28 @@ impl Folder {
     /// Writes a new log: what the old one says, and the change.
     fn compact(
         &mut self,
-        change: &Change<'_>,
+        change: &Change,
         generation: Generation,
         time: i64,
     ) -> Result<(), StoreError> {
         let failed = || io("write", &self.path.join(LOG_FILE));
-        let bytes = match &self.log {
-            Some(log) => log.bytes().map_err(failed())?,
-            None => Vec::new(),
-        };
-        let mut documents: BTreeMap<&str, (&[u8], i64)> = BTreeMap::new();
         if self.log.is_some() {
-            let old = judge(&bytes, &self.path)?;
-            documents.extend(old.documents.iter().map(|(name, k)| (*name, (k.content, k.time))));
             project::sync(&self.disk, self.dir.as_fd(), self.unsynced.iter()).map_err(failed())?;
         }
-        documents.extend(change.put.iter().map(|(name, content)| (*name, (*content, time))));
-        documents.retain(|name, _| !change.delete.contains(name));
-        let puts = documents.iter().map(|(name, (content, time))| (*name, Op::Put(content, *time)));
-        let files = self.past_files(&documents);
+        let old = self.documents.iter().map(|(name, held)| {
+            let prints = held.prints.last().copied();
+            (name.as_str(), (&held.content[..], held.time(), prints))
+        });
+        let new =
+            change.put.iter().map(|(name, content)| (name.as_str(), (&content[..], time, None)));
+        let mut documents: BTreeMap<&str, (&[u8], i64, Option<Print>)> = old.chain(new).collect();
+        documents.retain(|name, _| !change.delete.contains(*name));
+        let files = self.past_files(|name| documents.get(name).and_then(|(.., print)| *print));
         let was = files.iter().map(|(name, print)| (*name, Op::Was(*print)));
+        let puts =
+            documents.iter().map(|(name, (content, time, _))| (*name, Op::Put(content, *time)));
         let snapshot = frame::encode(Kind::Snapshot, generation, time, was.chain(puts))
-            .ok_or_else(|| self.too_large(documents.values().map(|(c, _)| c.len()).sum()))?;
+            .ok_or_else(|| self.too_large(documents.values().map(|(c, ..)| c.len()).sum()))?;
         let log =
             Log::create(&self.disk, &self.dir, &snapshot, generation, time).map_err(failed())?;
         self.log = Some(log);
@@ -243,17 +287,33 @@ impl Folder {
         self.disk.sync_dir(&self.dir).map_err(failed())
     }
 
+    /// What files may still look like that are not up to date: a reader of a new log must not take
+    /// them for someone else's.
+    fn past_files(&self, now: impl Fn(&str) -> Option<Print>) -> Vec<(&str, Print)> {
+        let documents = self.documents.iter().map(|(name, held)| (name, &held.prints));
+        let known = documents.chain(&self.deleted).chain(&self.expected);
+        known
+            .flat_map(|(name, prints)| {
+                let now = now(name);
+                let past = prints.iter().filter(move |print| now != Some(**print));
+                past.map(|print| (name.as_str(), *print))
+            })
+            .collect()
+    }
+
     /// Of the prints that a log remembers, keeps those that a file still has.
     fn forget_past(&mut self) {
-        for (name, prints) in &mut self.prints {
+        for (name, held) in &mut self.documents {
+            let last = held.prints.len() - 1;
+            let prints = &mut held.prints;
             match look(&self.dir, name, prints, Sight::Glance) {
                 Ok(Look::Earlier(at)) => {
-                    let (was, last) = (prints[at], prints.len() - 1);
+                    let was = prints[at];
                     prints.drain(..last);
                     prints.insert(0, was);
                 }
                 Ok(Look::Current | Look::Absent | Look::Torn) => {
-                    prints.drain(..prints.len() - 1);
+                    prints.drain(..last);
                 }
                 Ok(Look::Strange) | Err(_) => {}
             }
@@ -264,27 +324,12 @@ impl Folder {
         });
     }
 
-    /// What files may still look like that are not up to date: a reader of a new log must not take
-    /// them for someone else's.
-    fn past_files(&self, documents: &BTreeMap<&str, (&[u8], i64)>) -> Vec<(&str, Print)> {
-        let known = self.prints.iter().chain(&self.deleted);
-        known
-            .flat_map(|(name, prints)| {
-                let now = documents.get(name.as_str());
-                let now = now.map(|(content, time)| Print::of(content, *time));
-                let past = prints.iter().filter(move |print| now != Some(**print));
-                past.map(|print| (name.as_str(), *print))
-            })
-            .collect()
-    }
-
     /// Once after loading: finds what others did and what an interrupted writer left.
-    fn settle(&mut self, change: &Change<'_>) -> Vec<Note> {
-        let mut notes = Vec::new();
+    fn settle(&mut self, put: &[String], delete: &BTreeSet<String>, notes: &mut Vec<Note>) {
         if self.settled {
-            return notes;
+            return;
         }
-        let Ok(found) = self.see(Sight::Glance) else { return notes };
+        let Ok(found) = self.see(Sight::Stare) else { return };
         let mut all = true;
         for thing in found {
             let name = thing.name().to_owned();
@@ -293,13 +338,14 @@ impl Folder {
                 | Unprojected::Missing(_)
                 | Unprojected::Torn(_)
                 | Unprojected::Edited(_) => {
-                    if !change.put.contains_key(name.as_str()) {
-                        self.behind.insert(name.clone());
-                    }
+                    self.behind.insert(name.clone());
                     Ok(None)
                 }
-                Unprojected::Added(_) => self.set_aside(&name),
-                Unprojected::Leftover(_) if change.delete.contains(name.as_str()) => Ok(None),
+                Unprojected::Added(_) => {
+                    let (_, file) = project::split(&name);
+                    project::clear(&self.disk, self.dir.as_fd(), file, &name, &[])
+                }
+                Unprojected::Leftover(_) if delete.contains(&name) => Ok(None),
                 Unprojected::Leftover(_) => {
                     project::sweep(&self.disk, self.dir.as_fd(), &name).map(|()| None)
                 }
@@ -308,59 +354,45 @@ impl Folder {
             notes.extend(done.unwrap_or_else(|errno| Some(behind(&name, errno))));
         }
         if !all {
-            return notes;
+            return;
         }
-        for (name, prints) in &mut self.prints {
-            if !self.behind.contains(name) && !change.put.contains_key(name.as_str()) {
-                prints.drain(..prints.len() - 1);
+        for (name, held) in &mut self.documents {
+            if !self.behind.contains(name) && !put.contains(name) {
+                held.prints.drain(..held.prints.len() - 1);
             }
         }
-        self.deleted.retain(|name, _| change.delete.contains(name.as_str()));
+        self.deleted.retain(|name, _| delete.contains(name));
+        self.expected.clear();
         self.settled = true;
-        notes
-    }
-
-    fn set_aside(&self, name: &str) -> Result<Option<Note>, Errno> {
-        let (_, file) = project::split(name);
-        let inner = super::sight::parent(&self.dir, name)?;
-        let place = inner.as_ref().map_or(self.dir.as_fd(), AsFd::as_fd);
-        project::clear(&self.disk, place, file, name, &[])
     }
 
     /// Brings the files of changed documents up to date, and of those left behind before.
-    fn project(&mut self, change: &Change<'_>, notes: &mut Vec<Note>) {
-        for name in &change.delete {
-            let prints = self.deleted.get(*name).map_or(&[][..], Vec::as_slice);
+    fn project(&mut self, put: &[String], delete: &BTreeSet<String>, notes: &mut Vec<Note>) {
+        for name in delete {
+            let prints = self.deleted.get(name).map_or(&[][..], Vec::as_slice);
             let done = project::delete(&self.disk, self.dir.as_fd(), name, prints);
             if done.is_ok() {
-                self.deleted.remove(*name);
+                self.deleted.remove(name);
             }
             self.settled &= done.is_ok();
             notes.extend(done.unwrap_or_else(|errno| Some(behind(name, errno))));
-            self.behind.remove(*name);
+            self.behind.remove(name);
         }
-        for (name, content) in &change.put {
-            self.put(name, content, notes);
+        for name in put {
+            self.put(name, notes);
         }
-        if self.behind.iter().all(|name| change.put.contains_key(name.as_str())) {
-            return;
-        }
-        let Some(Ok(bytes)) = self.log.as_ref().map(Log::bytes) else { return };
-        let Ok(state) = replay(&bytes) else { return };
         for name in self.behind.clone() {
-            if !change.put.contains_key(name.as_str())
-                && let Some(kept) = state.documents.get(name.as_str())
-            {
-                self.put(&name, kept.content, notes);
+            if !put.contains(&name) {
+                self.put(&name, notes);
             }
         }
     }
 
-    fn put(&mut self, name: &str, content: &[u8], notes: &mut Vec<Note>) {
-        let Some(prints) = self.prints.get_mut(name) else { return };
-        match project::put(&self.disk, self.dir.as_fd(), name, content, prints) {
+    fn put(&mut self, name: &str, notes: &mut Vec<Note>) {
+        let Some(held) = self.documents.get_mut(name) else { return };
+        match project::put(&self.disk, self.dir.as_fd(), name, &held.content, &held.prints) {
             Ok(note) => {
-                prints.drain(..prints.len() - 1);
+                held.prints.drain(..held.prints.len() - 1);
                 self.behind.remove(name);
                 self.unsynced.insert(name.to_owned());
                 notes.extend(note);

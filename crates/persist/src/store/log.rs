@@ -1,6 +1,6 @@
 //! The log as a file: where the next frame goes, and how much room is left.
 
-use super::disk::{Disk, open_file, read_all};
+use super::disk::{Disk, open_file, read_written};
 use super::replay::{Generation, Replay};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -12,8 +12,9 @@ pub(super) const NAME: &str = "state.log";
 pub(super) const NEW: &str = ".state.log.new";
 /// Room that is kept for the commits of a full disk.
 const RESERVE: u64 = 32 << 10;
-/// Deltas may outgrow the snapshot by this factor before a new one is made.
-const GROWTH: u64 = 3;
+/// Deltas may have this share of the snapshot's size before a new one is made, as numerator and
+/// denominator; a save of nearly everything therefore makes a new log.
+const SHARE: (u64, u64) = (1, 2);
 
 /// A log that is open for appending.
 #[derive(Debug)]
@@ -43,14 +44,14 @@ impl Log {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(errno),
         };
-        let bytes = read_all(&file)?;
+        let bytes = read_written(&file)?;
         Ok(Some((file, bytes)))
     }
 
     /// Reads the log of a directory without any right to write to it. Nothing when there is none.
     pub(super) fn read(dir: impl AsFd) -> Result<Option<Vec<u8>>, Errno> {
         match open_file(dir, NAME) {
-            Ok(file) => read_all(file).map(Some),
+            Ok(file) => read_written(file).map(Some),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno),
         }
@@ -91,7 +92,7 @@ impl Log {
         let deltas = after - self.snapshot_end;
         self.suspect
             || after + RESERVE > self.capacity
-            || deltas > (self.snapshot_end * GROWTH).max(RESERVE * 2)
+            || deltas > (self.snapshot_end * SHARE.0 / SHARE.1).max(RESERVE * 2)
     }
 
     /// Whether a frame can be appended, if need be into the reserve.
@@ -134,7 +135,8 @@ impl Log {
         disk.unlink(&dir, NEW)?;
         let file = disk.create(&dir, NEW)?;
         let end = snapshot.len() as u64;
-        let capacity = (end * (1 + GROWTH)).max(end + RESERVE * 4).next_multiple_of(4096);
+        let deltas = (end * SHARE.0 / SHARE.1).max(RESERVE * 2);
+        let capacity = (end + deltas + 2 * RESERVE).next_multiple_of(4096);
         let made = Self::fill(disk, &dir, &file, snapshot, capacity);
         if let Err(errno) = made {
             let _ = rustix::fs::unlinkat(&dir, NEW, AtFlags::empty());
@@ -165,10 +167,5 @@ impl Log {
         disk.write(file, snapshot, 0)?;
         disk.sync(file)?;
         disk.rename(&dir, NEW, NAME)
-    }
-
-    /// All that is in it.
-    pub(super) fn bytes(&self) -> Result<Vec<u8>, Errno> {
-        read_all(&self.file)
     }
 }

@@ -3,8 +3,8 @@
 use super::error::StoreError;
 use super::folder::LOG_FILE;
 use super::log::Log;
-use super::replay::{Print, Replay, Silence, Tail, replay};
-use super::sight::Prints;
+use super::replay::{Past, Replay, Silence, Tail, replay};
+use super::sight::{Sight, Unprojected, see};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 use std::path::Path;
@@ -59,15 +59,17 @@ fn silent(silence: Silence, path: &Path) -> StoreError {
     }
 }
 
-/// Prints of a log's documents, the newest last.
-pub(crate) fn prints(state: &Replay<'_>) -> (Prints, Prints) {
-    let documents = state.documents.iter().map(|(name, kept)| {
-        let mut prints = kept.earlier.clone();
-        prints.push(Print::of(kept.content, kept.time));
-        ((*name).to_owned(), prints)
-    });
-    let deleted = state.deleted.iter().map(|(name, prints)| ((*name).to_owned(), prints.clone()));
-    (documents.collect(), deleted.collect())
+/// How a directory looks to one who has read its log.
+pub(crate) fn see_beside(
+    dir: impl AsFd,
+    log: &Replay<'_>,
+    sight: Sight,
+) -> Result<Vec<Unprojected>, Errno> {
+    let histories: Vec<(&str, Vec<Past<'_>>)> =
+        log.documents.iter().map(|(name, kept)| (*name, kept.history())).collect();
+    let documents = histories.iter().map(|(name, past)| (*name, &past[..]));
+    let deleted = log.deleted.iter().map(|(name, past)| (*name, &past[..]));
+    see(dir, documents, deleted, sight)
 }
 
 pub(crate) fn io(verb: &'static str, path: &Path) -> impl FnOnce(Errno) -> StoreError + use<> {

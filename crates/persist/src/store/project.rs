@@ -2,7 +2,7 @@
 
 use super::disk::{Disk, entries};
 use super::replay::Print;
-use super::sight::{Look, Sight, look, open_dir, parent};
+use super::sight::{Look, Sight, look, parent};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
@@ -67,17 +67,27 @@ pub(super) fn put(
     prints: &[Print],
 ) -> Result<Option<Note>, Errno> {
     let (sub, file) = split(name);
-    let inner = match sub {
-        Some(sub) => Some(make_and_open(disk, dir, sub)?),
-        None => None,
+    let temporary = match sub {
+        Some(sub) => format!("{sub}/{TEMPORARY}"),
+        None => TEMPORARY.to_owned(),
     };
-    let place = inner.as_ref().map_or(dir, AsFd::as_fd);
-    let note = clear(disk, place, file, name, prints)?;
-    disk.unlink(place, TEMPORARY)?;
-    let new = disk.create(place, TEMPORARY)?;
+    // This one goes only where no link leads; by then the directory is known to be one.
+    let new = match disk.create(dir, &temporary) {
+        Ok(new) => new,
+        Err(Errno::NOENT) => {
+            disk.make_dir(dir, sub.unwrap_or_default())?;
+            disk.create(dir, &temporary)?
+        }
+        Err(Errno::EXIST) => {
+            disk.unlink(dir, &temporary)?;
+            disk.create(dir, &temporary)?
+        }
+        Err(errno) => return Err(errno),
+    };
     disk.write(&new, content, 0)?;
     disk.stamp(&new, prints.last().map_or(0, |print| print.time))?;
-    disk.rename(place, TEMPORARY, file)?;
+    let note = clear(disk, dir, file, name, prints)?;
+    disk.rename(dir, &temporary, name)?;
     Ok(note)
 }
 
@@ -92,10 +102,12 @@ pub(super) fn delete(
     let inner = match parent(dir, name) {
         Ok(inner) => inner,
         Err(Errno::NOENT) => return Ok(None),
+        // A link, or no directory: not ours, and nothing of ours is in it.
+        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(None),
         Err(errno) => return Err(errno),
     };
     let place = inner.as_ref().map_or(dir, AsFd::as_fd);
-    let note = clear(disk, place, file, name, prints)?;
+    let note = clear(disk, dir, file, name, prints)?;
     disk.unlink(place, file)?;
     match (sub, &note) {
         // What was set aside stays.
@@ -108,23 +120,24 @@ pub(super) fn delete(
 /// Sets a stranger's file aside.
 pub(super) fn clear(
     disk: &Disk,
-    place: BorrowedFd<'_>,
+    dir: BorrowedFd<'_>,
     file: &str,
     name: &str,
     prints: &[Print],
 ) -> Result<Option<Note>, Errno> {
-    match look(place, file, prints, Sight::Glance)? {
-        Look::Absent | Look::Current | Look::Earlier(_) | Look::Torn => Ok(None),
-        Look::Strange => {
-            let aside = free_name(place, file)?;
-            disk.rename(place, file, &aside)?;
-            let to = match split(name).0 {
-                Some(sub) => format!("{sub}/{aside}"),
-                None => aside,
-            };
-            Ok(Some(Note::SetAside { file: name.to_owned(), to }))
-        }
+    match look(dir, name, prints, Sight::Glance)? {
+        Look::Absent | Look::Current | Look::Earlier(_) | Look::Torn => return Ok(None),
+        Look::Strange => {}
     }
+    let inner = parent(dir, name)?;
+    let place = inner.as_ref().map_or(dir, AsFd::as_fd);
+    let aside = free_name(place, file)?;
+    disk.rename(place, file, &aside)?;
+    let to = match split(name).0 {
+        Some(sub) => format!("{sub}/{aside}"),
+        None => aside,
+    };
+    Ok(Some(Note::SetAside { file: name.to_owned(), to }))
 }
 
 /// Removes what an interrupted writer has left: a file, or an empty directory.
@@ -167,19 +180,6 @@ pub(super) fn sync<'a>(
         }
     }
     Ok(())
-}
-
-fn make_and_open(
-    disk: &Disk,
-    dir: BorrowedFd<'_>,
-    sub: &str,
-) -> Result<rustix::fd::OwnedFd, Errno> {
-    match open_dir(dir, sub) {
-        Err(Errno::NOENT) => {}
-        opened => return opened,
-    }
-    disk.make_dir(dir, sub)?;
-    open_dir(dir, sub)
 }
 
 fn free_name(place: BorrowedFd<'_>, file: &str) -> Result<String, Errno> {

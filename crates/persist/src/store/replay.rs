@@ -32,6 +32,72 @@ impl Print {
     }
 }
 
+/// What a file can be compared with.
+pub trait Likeness {
+    /// When it was committed, in nanoseconds since 1970.
+    fn time(&self) -> i64;
+    /// Its bytes.
+    fn size(&self) -> u64;
+    /// Whether this is its content.
+    fn is(&self, content: &[u8]) -> bool;
+}
+
+impl Likeness for Print {
+    fn time(&self) -> i64 {
+        self.time
+    }
+
+    fn size(&self) -> u64 {
+        self.len
+    }
+
+    fn is(&self, content: &[u8]) -> bool {
+        Print::of(content, self.time) == *self
+    }
+}
+
+/// What a document was once, as a log tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past<'a> {
+    /// Its content, and when it was committed.
+    Content(&'a [u8], i64),
+    /// What it looked like; its content is in no frame of this log.
+    Print(Print),
+}
+
+impl Past<'_> {
+    /// What it looked like.
+    pub fn print(&self) -> Print {
+        match self {
+            Past::Content(content, time) => Print::of(content, *time),
+            Past::Print(print) => *print,
+        }
+    }
+}
+
+impl Likeness for Past<'_> {
+    fn time(&self) -> i64 {
+        match self {
+            Past::Content(_, time) => *time,
+            Past::Print(print) => print.time,
+        }
+    }
+
+    fn size(&self) -> u64 {
+        match self {
+            Past::Content(content, _) => content.len() as u64,
+            Past::Print(print) => print.len,
+        }
+    }
+
+    fn is(&self, other: &[u8]) -> bool {
+        match self {
+            Past::Content(content, _) => *content == other,
+            Past::Print(print) => print.is(other),
+        }
+    }
+}
+
 /// A document of the newest generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept<'a> {
@@ -39,8 +105,16 @@ pub struct Kept<'a> {
     pub content: &'a [u8],
     /// When it was committed, in nanoseconds since 1970.
     pub time: i64,
-    /// Prints of contents it had in earlier frames of this log.
-    pub earlier: Vec<Print>,
+    /// What it was in earlier frames of this log.
+    pub earlier: Vec<Past<'a>>,
+}
+
+impl<'a> Kept<'a> {
+    /// What it was, and last what it is.
+    pub fn history(&self) -> Vec<Past<'a>> {
+        let now = Past::Content(self.content, self.time);
+        self.earlier.iter().copied().chain([now]).collect()
+    }
 }
 
 /// How a log ends.
@@ -67,8 +141,8 @@ pub enum Tail {
 pub struct Replay<'a> {
     /// The documents, by name.
     pub documents: BTreeMap<&'a str, Kept<'a>>,
-    /// Documents that were deleted in this log, with the prints they had.
-    pub deleted: BTreeMap<&'a str, Vec<Print>>,
+    /// Documents that were deleted in this log, and what they were.
+    pub deleted: BTreeMap<&'a str, Vec<Past<'a>>>,
     /// The newest whole generation.
     pub generation: Generation,
     /// When it was committed, in nanoseconds since 1970.
@@ -104,9 +178,10 @@ pub fn replay(log: &[u8]) -> Result<Replay<'_>, Silence> {
                 state = Some(apply(state, frame, at));
                 at = next;
             }
-            Found::End => break Tail::Clean,
+            Found::End if log.get(at..).is_none_or(is_zero) => break Tail::Clean,
             Found::Newer(version) => return Err(Silence::Newer(version)),
-            Found::Frame(_) | Found::Broken => {
+            // Zeros with something behind them are no end: a block was lost.
+            Found::Frame(_) | Found::Broken | Found::End => {
                 let known = state.as_ref().map_or(Generation(0), |state| state.generation);
                 break match newest_behind(log, at, known) {
                     Some(later) => Tail::Damaged { at, later },
@@ -146,23 +221,21 @@ fn apply<'a>(before: Option<Replay<'a>>, frame: Frame<'a>, at: usize) -> Replay<
     if frame.kind == Kind::Snapshot {
         state.snapshot = (at, frame.next);
         for (name, kept) in std::mem::take(&mut state.documents) {
-            past.insert(name, history(kept));
+            past.insert(name, kept.history());
         }
     }
     for (name, op) in frame.documents {
         if let Op::Was(print) = op {
-            let prints = past.entry(name).or_default();
-            if !prints.contains(&print) {
-                prints.push(print);
-            }
+            past.entry(name).or_default().push(Past::Print(print));
             continue;
         }
-        let earlier = state.documents.remove(name).map(history).or_else(|| past.remove(name));
+        let earlier =
+            state.documents.remove(name).map(|kept| kept.history()).or_else(|| past.remove(name));
         match op {
             Op::Put(content, time) => {
                 let mut earlier = earlier.unwrap_or_default();
                 // A snapshot repeats what had been said.
-                earlier.retain(|print| *print != Print::of(content, time));
+                earlier.retain(|past| past.time() != time || !past.is(content));
                 state.documents.insert(name, Kept { content, time, earlier });
             }
             Op::Delete | Op::Was(_) => {
@@ -176,11 +249,8 @@ fn apply<'a>(before: Option<Replay<'a>>, frame: Frame<'a>, at: usize) -> Replay<
     state
 }
 
-/// The prints of a content and of those before it.
-fn history(kept: Kept<'_>) -> Vec<Print> {
-    let mut prints = kept.earlier;
-    prints.push(Print::of(kept.content, kept.time));
-    prints
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 /// The newest generation above `known` that is whole behind `at`.
@@ -240,8 +310,8 @@ mod tests {
         assert_eq!((state.generation, state.time, state.tail), (Generation(7), 70, Tail::Clean));
         assert_eq!(state.documents.keys().copied().collect::<Vec<_>>(), ["a", "c"]);
         assert_eq!(state.documents["a"].content, b"2");
-        assert_eq!(state.documents["a"].earlier, [Print::of(b"1", 50)]);
-        assert_eq!(state.deleted["b"], [Print::of(b"1", 50)]);
+        assert_eq!(state.documents["a"].earlier, [Past::Content(b"1", 50)]);
+        assert_eq!(state.deleted["b"], [Past::Content(b"1", 50)]);
         assert_eq!(state.end, bytes.len() - 100);
     }
 
@@ -273,6 +343,15 @@ mod tests {
     }
 
     #[test]
+    fn a_block_of_zeros_in_the_middle_is_not_taken_for_the_end() {
+        let (mut bytes, starts) = three();
+        bytes[starts[1]..starts[2]].fill(0);
+        let state = replay(&bytes).unwrap();
+        assert_eq!(state.generation, Generation(5));
+        assert_eq!(state.tail, Tail::Damaged { at: starts[1], later: Generation(7) });
+    }
+
+    #[test]
     fn a_log_whose_first_frame_is_damaged_says_nothing() {
         let (mut bytes, _) = three();
         bytes[9] ^= 1;
@@ -298,8 +377,8 @@ mod tests {
         ]);
         let state = replay(&bytes).unwrap();
         assert_eq!(state.documents.len(), 1);
-        assert_eq!(state.documents["a"].earlier, [Print::of(b"1", 10)]);
-        assert_eq!(state.deleted["b"], [Print::of(b"1", 10)]);
+        assert_eq!(state.documents["a"].earlier, [Past::Content(b"1", 10)]);
+        assert_eq!(state.deleted["b"], [Past::Content(b"1", 10)]);
         assert_eq!(state.snapshot.0, starts[1]);
     }
 }

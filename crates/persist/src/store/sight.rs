@@ -1,13 +1,13 @@
 //! How a sandbox's directory looks beside its log.
 
-use super::disk::{entries, open_file, read_all};
+use super::disk::{entries, open_file, read_all, typed_entries};
 use super::log;
 use super::project::{FILE, OWN_FILE, TEMPORARY, split};
-use super::replay::Print;
+use super::replay::{Likeness, Print};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A file that is not what the log says.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,32 +63,42 @@ pub enum Sight {
 /// Prints of documents, the newest last.
 pub(super) type Prints = BTreeMap<String, Vec<Print>>;
 
-/// Everything in a directory that is not what its log says, sorted.
+/// Everything in a directory that is not what its log says, sorted. At a glance, what interrupted
+/// writers left inside containers' directories is not looked for.
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub fn see(
+pub fn see<'a, L: Likeness + 'a>(
     dir: impl AsFd,
-    documents: &BTreeMap<String, Vec<Print>>,
-    deleted: &BTreeMap<String, Vec<Print>>,
+    documents: impl IntoIterator<Item = (&'a str, &'a [L])>,
+    deleted: impl IntoIterator<Item = (&'a str, &'a [L])>,
     sight: Sight,
 ) -> Result<Vec<Unprojected>, Errno> {
     let mut found = Vec::new();
-    for (name, prints) in documents {
-        match look(&dir, name, prints, sight)? {
+    let mut known = BTreeSet::new();
+    for (name, past) in documents {
+        known.insert(split(name).0.unwrap_or(name));
+        match look(&dir, name, past, sight)? {
             Look::Current => {}
-            Look::Earlier(_) => found.push(Unprojected::Stale(name.clone())),
-            Look::Absent => found.push(Unprojected::Missing(name.clone())),
-            Look::Torn => found.push(Unprojected::Torn(name.clone())),
-            Look::Strange => found.push(Unprojected::Edited(name.clone())),
+            Look::Earlier(_) => found.push(Unprojected::Stale(name.to_owned())),
+            Look::Absent => found.push(Unprojected::Missing(name.to_owned())),
+            Look::Torn => found.push(Unprojected::Torn(name.to_owned())),
+            Look::Strange => found.push(Unprojected::Edited(name.to_owned())),
         }
     }
-    for entry in entries(&dir)? {
-        if entry == log::NEW || entry == TEMPORARY {
-            found.push(Unprojected::Leftover(entry));
-        } else if is_dir(&dir, &entry)? {
-            look_into(&dir, &entry, documents, deleted, sight, &mut found)?;
-        } else if entry == OWN_FILE && !documents.contains_key(OWN_FILE) {
+    let deleted: BTreeMap<&str, &[L]> = deleted.into_iter().collect();
+    for (entry, kind) in typed_entries(&dir)? {
+        let is_dir = match kind {
+            FileType::Directory => true,
+            FileType::Unknown => is_dir(&dir, &entry)?,
+            _ => false,
+        };
+        if is_dir {
+            look_into(&dir, &entry, known.contains(&*entry), &deleted, sight, &mut found)?;
+        } else if entry == log::NEW
+            || entry == TEMPORARY
+            || (entry == OWN_FILE && !known.contains(OWN_FILE))
+        {
             found.push(Unprojected::Leftover(entry));
         }
     }
@@ -97,24 +107,23 @@ pub fn see(
 }
 
 /// What is in a container's directory besides its document.
-fn look_into(
+fn look_into<L: Likeness>(
     dir: impl AsFd,
     entry: &str,
-    documents: &Prints,
-    deleted: &Prints,
+    known: bool,
+    deleted: &BTreeMap<&str, &[L]>,
     sight: Sight,
     found: &mut Vec<Unprojected>,
 ) -> Result<(), Errno> {
-    let name = format!("{entry}/{FILE}");
     let temporary = format!("{entry}/{TEMPORARY}");
-    let known = documents.contains_key(&name);
-    if exists(&dir, &temporary)? {
+    if (sight == Sight::Stare || !known) && exists(&dir, &temporary)? {
         found.push(Unprojected::Leftover(temporary));
     }
     if known {
         return Ok(());
     }
-    let past = deleted.get(&name).map_or(&[][..], Vec::as_slice);
+    let name = format!("{entry}/{FILE}");
+    let past = deleted.get(&*name).copied().unwrap_or_default();
     match look(&dir, &name, past, sight)? {
         Look::Current | Look::Earlier(_) | Look::Torn => found.push(Unprojected::Leftover(name)),
         Look::Strange => found.push(Unprojected::Added(name)),
@@ -138,10 +147,10 @@ pub(super) enum Look {
 }
 
 /// Looks at a document's file.
-pub(super) fn look(
+pub(super) fn look<L: Likeness>(
     dir: impl AsFd,
     name: &str,
-    prints: &[Print],
+    prints: &[L],
     sight: Sight,
 ) -> Result<Look, Errno> {
     let stat = match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -161,8 +170,7 @@ pub(super) fn look(
     }
     // Links were looked at above; this one may only be read.
     let content = read_all(open_file(&dir, name)?)?;
-    let same = |print: &Print| Print::of(&content, print.time) == *print;
-    Ok(match prints.iter().rposition(same) {
+    Ok(match prints.iter().rposition(|print| print.is(&content)) {
         Some(at) => rank(at),
         None if content.iter().all(|byte| *byte == 0) => Look::Torn,
         None => Look::Strange,
@@ -170,9 +178,9 @@ pub(super) fn look(
 }
 
 /// Whether a file has the size and the time of a commit.
-fn wears(stat: &Stat, print: &Print) -> bool {
+fn wears(stat: &Stat, print: &impl Likeness) -> bool {
     let time = stat.st_mtime.wrapping_mul(1_000_000_000).wrapping_add(nanoseconds(stat));
-    time == print.time && u64::try_from(stat.st_size) == Ok(print.len)
+    time == print.time() && u64::try_from(stat.st_size) == Ok(print.size())
 }
 
 #[allow(

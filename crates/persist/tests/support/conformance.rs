@@ -72,6 +72,27 @@ pub fn a_driver_notices_that_another_has_saved(place: Place<'_>) {
     assert_eq!(two.from_disk("s1").unwrap().whole, second);
 }
 
+pub fn one_container_is_saved_without_the_others(place: Place<'_>) {
+    let mut driver = place();
+    let early = driver.save_container(anew(), "s1", "c1", &container(1, 7), None);
+    assert!(matches!(early, Err(DriverError::Absent(_))), "{early:?}");
+    let mut state = whole("s1", 3, 2, 1);
+    driver.to_disk(anew(), &state.sandbox, &state.containers).unwrap();
+    for (name, n) in [("c1", 7), ("new", 9)] {
+        let next = container(1, n);
+        let saved = driver.save_container(anew(), "s1", name, &next, None).unwrap();
+        assert_eq!(saved.changed, 1);
+        state.containers.insert(name.to_owned(), next.clone());
+        assert_eq!(place().from_disk("s1").unwrap().whole, state);
+        let same = place().save_container(anew(), "s1", name, &next, Some(saved.generation));
+        assert_eq!(same.unwrap().changed, 0);
+    }
+    let stale = driver.save_container(anew(), "s1", "c1", &container(1, 8), Some(Generation(1)));
+    assert!(matches!(stale, Err(DriverError::Conflict { .. })), "{stale:?}");
+    let bad = driver.save_container(anew(), "s1", "../s2", &container(1, 8), None);
+    assert!(matches!(bad, Err(DriverError::Id(_))), "{bad:?}");
+}
+
 pub fn a_record_of_ours_stays_until_another_is_given(place: Place<'_>) {
     let mut driver = place();
     let mut state = whole("s1", 1, 0, 1);
@@ -246,6 +267,7 @@ macro_rules! conformance {
             what_is_saved_is_read_by_another
             only_what_changed_is_written_and_what_is_gone_stays_gone
             a_driver_notices_that_another_has_saved
+            one_container_is_saved_without_the_others
             a_record_of_ours_stays_until_another_is_given
             a_sandbox_that_is_not_there_is_absent
             a_destroyed_sandbox_is_gone_and_can_be_made_anew
