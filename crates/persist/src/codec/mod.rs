@@ -25,7 +25,7 @@ mod tree;
 pub use error::{Damage, DecodeError, EncodeError};
 pub(crate) use fold::same_name;
 pub use read::{Tolerance, decode_container, decode_sandbox};
-pub(crate) use read::{fold, tree};
+pub(crate) use read::{decode_saved, fold, tree};
 pub(crate) use tree::Node;
 
 use crate::model::{ContainerState, SandboxState};

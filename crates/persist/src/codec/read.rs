@@ -54,6 +54,19 @@ fn decode<T: for<'de> Deserialize<'de>>(
     Ok(state)
 }
 
+/// Reads what this crate has written and a checksum has guarded since: there is nothing in it to
+/// wonder about, and so nothing is looked for.
+pub(crate) fn decode_saved<T: for<'de> Deserialize<'de>>(
+    bytes: &[u8],
+    document: Document,
+) -> Result<T, DecodeError> {
+    let text = std::str::from_utf8(bytes).ok();
+    match text.and_then(|text| serde_json::from_str(text).ok()) {
+        Some(state) => Ok(state),
+        None => decode(bytes, document, Tolerance::Strict),
+    }
+}
+
 /// A state that is written as this crate writes it, and where it ends. Nothing when there is anything
 /// to wonder about.
 fn at_once<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Option<(T, usize)> {

@@ -3,9 +3,7 @@
 use super::error::DriverError;
 use super::record::OwnRecord;
 use super::{Save, Whole};
-use crate::codec::{
-    EncodeError, Tolerance, decode_container, decode_sandbox, encode_container, encode_sandbox,
-};
+use crate::codec::{Document, EncodeError, decode_saved, encode_container, encode_sandbox};
 use crate::id::SandboxId;
 use crate::model::{ContainerState, SandboxState};
 use crate::store::{FILE, OWN_FILE, Replay};
@@ -23,7 +21,7 @@ pub(super) fn whole(id: &SandboxId, log: &Replay<'_>) -> Result<Whole, DriverErr
         match name.split_once('/') {
             Some((container, _)) => {
                 let state =
-                    decode_container(kept.content, Tolerance::Strict).map_err(failed(name))?;
+                    decode_saved(kept.content, Document::Container).map_err(failed(name))?;
                 whole.containers.insert(container.to_owned(), state);
             }
             None if *name == OWN_FILE => {
@@ -34,7 +32,7 @@ pub(super) fn whole(id: &SandboxId, log: &Replay<'_>) -> Result<Whole, DriverErr
             None => {
                 found = true;
                 whole.sandbox =
-                    decode_sandbox(kept.content, Tolerance::Strict).map_err(failed(name))?;
+                    decode_saved(kept.content, Document::Sandbox).map_err(failed(name))?;
             }
         }
     }

@@ -84,6 +84,7 @@ pub(super) fn put(
         }
         Err(errno) => return Err(errno),
     };
+    disk.allocate(&new, content.len() as u64)?;
     disk.write(&new, content, 0)?;
     disk.stamp(&new, prints.last().map_or(0, |print| print.time))?;
     let note = clear(disk, dir, file, name, prints)?;
