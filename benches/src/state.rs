@@ -169,7 +169,7 @@ impl Series {
             time(&mut series.found, || save(&mut synced, &state))?;
             save(&mut careless, &state)?;
             time(&mut series.append_one, || one_log.append(one, turn))?;
-            time(&mut series.load, || Ok(careless.from_disk(&id)?))?;
+            time(&mut series.load, || Ok(synced.from_disk(&id)?))?;
             time(&mut series.plain_load, || plain.load())?;
             let ask = Ask::exclusive(Duration::from_secs(1));
             time(&mut series.lock, || Ok(careless.lock(&id, ask)?))?;

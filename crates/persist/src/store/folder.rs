@@ -69,6 +69,7 @@ pub struct Folder {
     /// Documents whose files may not survive a power cut.
     unsynced: BTreeSet<String>,
     settled: bool,
+    flushes: bool,
 }
 
 impl Folder {
@@ -80,6 +81,7 @@ impl Folder {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(io("open", path))?;
         Ok(Self {
+            flushes: project::flushes(&dir),
             dir,
             path: path.to_owned(),
             disk,
@@ -390,7 +392,8 @@ impl Folder {
 
     fn put(&mut self, name: &str, notes: &mut Vec<Note>) {
         let Some(held) = self.documents.get_mut(name) else { return };
-        match project::put(&self.disk, self.dir.as_fd(), name, &held.content, &held.prints) {
+        let (content, prints) = (&held.content, &held.prints);
+        match project::put(&self.disk, self.dir.as_fd(), name, content, prints, self.flushes) {
             Ok(note) => {
                 held.prints.drain(..held.prints.len() - 1);
                 self.behind.remove(name);

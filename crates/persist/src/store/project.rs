@@ -58,13 +58,15 @@ pub(super) fn split(name: &str) -> (Option<&str>, &str) {
 }
 
 /// Writes a document's file, setting aside what someone else has put there. `prints` are those of
-/// the document, the newest last.
+/// the document, the newest last. If the file system `flushes` a file without blocks when it is
+/// renamed over another, it gets its blocks before.
 pub(super) fn put(
     disk: &Disk,
     dir: BorrowedFd<'_>,
     name: &str,
     content: &[u8],
     prints: &[Print],
+    flushes: bool,
 ) -> Result<Option<Note>, Errno> {
     let (sub, file) = split(name);
     let temporary = match sub {
@@ -84,12 +86,21 @@ pub(super) fn put(
         }
         Err(errno) => return Err(errno),
     };
-    disk.allocate(&new, content.len() as u64)?;
+    if flushes {
+        disk.allocate(&new, content.len() as u64)?;
+    }
     disk.write(&new, content, 0)?;
     disk.stamp(&new, prints.last().map_or(0, |print| print.time))?;
     let note = clear(disk, dir, file, name, prints)?;
     disk.rename(dir, &temporary, name)?;
     Ok(note)
+}
+
+/// Whether a file system writes a file out when it is renamed over another, to spare careless
+/// programs: ext4 does, for files whose blocks are not allocated yet.
+pub(super) fn flushes(dir: impl AsFd) -> bool {
+    const EXT4: u64 = 0xef53;
+    rustix::fs::fstatfs(dir).is_ok_and(|stat| u64::try_from(stat.f_type) == Ok(EXT4))
 }
 
 /// Removes a document's file, and its directory with all that is in it.
