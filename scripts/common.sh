@@ -16,6 +16,7 @@ fi
 target=${CARGO_TARGET_DIR:-$PWD/target}
 agent=$target/guest/x86_64-unknown-linux-gnu/guest/coracle-guest
 coracle=$target/release/coracle
+etcd=$data/tools/etcd/usr/bin/etcd
 
 # step NAME TEXT: one line per step.
 step() { printf '%-10s %s\n' "$1" "$2" >&2; }

@@ -11,28 +11,34 @@ use std::collections::BTreeMap;
 
 /// The state of a log.
 pub(super) fn whole(id: &SandboxId, log: &Replay<'_>) -> Result<Whole, DriverError> {
+    whole_of(id, log.documents.iter().map(|(name, kept)| (*name, kept.content)))
+}
+
+/// The state that documents make.
+pub(super) fn whole_of<'a>(
+    id: &SandboxId,
+    documents: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+) -> Result<Whole, DriverError> {
     let failed = |file: &str| {
         let (id, file) = (id.clone(), file.to_owned());
         move |source| DriverError::Decode { id, file, source }
     };
     let mut whole = Whole::default();
     let mut found = false;
-    for (name, kept) in &log.documents {
+    for (name, content) in documents {
         match name.split_once('/') {
             Some((container, _)) => {
-                let state =
-                    decode_saved(kept.content, Document::Container).map_err(failed(name))?;
+                let state = decode_saved(content, Document::Container).map_err(failed(name))?;
                 whole.containers.insert(container.to_owned(), state);
             }
-            None if *name == OWN_FILE => {
-                let record = OwnRecord::decode(kept.content)
+            None if name == OWN_FILE => {
+                let record = OwnRecord::decode(content)
                     .map_err(|source| DriverError::Record { id: id.clone(), source })?;
                 whole.record = Some(record);
             }
             None => {
                 found = true;
-                whole.sandbox =
-                    decode_saved(kept.content, Document::Sandbox).map_err(failed(name))?;
+                whole.sandbox = decode_saved(content, Document::Sandbox).map_err(failed(name))?;
             }
         }
     }

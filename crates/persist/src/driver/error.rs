@@ -178,6 +178,12 @@ impl DriverError {
             DriverError::Exists(_) => "`--replace` puts the new one in its place",
             DriverError::Absent(_) => "`coracle state ls` lists those there are",
             DriverError::Unsettled(_) => "try again when its writer is done",
+            DriverError::Server { source, .. } => {
+                if !source.to_string().contains("too many operations") {
+                    return None;
+                }
+                "start the server with a larger `--max-txn-ops`"
+            }
             DriverError::Id(_)
             | DriverError::Lock(_)
             | DriverError::Alien { .. }
@@ -189,8 +195,7 @@ impl DriverError {
             | DriverError::Global(_)
             | DriverError::NoDriver { .. }
             | DriverError::Features(_)
-            | DriverError::NoRoot { .. }
-            | DriverError::Server { .. } => return None,
+            | DriverError::NoRoot { .. } => return None,
         })
     }
 }

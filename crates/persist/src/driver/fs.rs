@@ -7,7 +7,7 @@ use super::verify::{Verified, verify};
 use super::{By, Loaded, PersistDriver, Save, Saved};
 use crate::codec::Tolerance;
 use crate::id::{ContainerId, SandboxId};
-use crate::lock::{Ask, Lock, LockError, flock};
+use crate::lock::{Ask, Lock, LockError, Shown, flock};
 use crate::model::ContainerState;
 use crate::root::{Root, SANDBOXES, TRASH};
 use crate::store::{self, Change, Disk, FILE, Folder, Generation, OWN_FILE, Print};
@@ -96,14 +96,8 @@ impl FsDriver {
         Ok(saved)
     }
 
-    /// The lock that is shown, or one that is taken.
     fn locked<'a>(&mut self, by: By<'a>, id: &SandboxId) -> Result<Shown<'a>, DriverError> {
-        let shown = match by {
-            By::Lock(lock) => Shown::Callers(lock),
-            By::Asking(ask) => Shown::Ours(self.lock(id.as_str(), ask)?),
-        };
-        shown.permits(id)?;
-        Ok(shown)
+        Shown::of(by, id, |ask| self.lock(id.as_str(), ask))
     }
 
     /// A sandbox's directory, for reading.
@@ -145,7 +139,7 @@ impl PersistDriver for FsDriver {
             self.root.make_sandbox(&self.disk, &id)?;
         }
         let folder = self.open(&id)?;
-        unchanged_since(&id, save.only_if, folder.generation())?;
+        super::unchanged_since(&id, save.only_if, folder.generation())?;
         let mut put = documents(&id, &save)?;
         let stays = |name: &str| put.contains_key(name) || name == OWN_FILE;
         let delete = folder.names().filter(|name| !stays(name)).map(str::to_owned).collect();
@@ -163,20 +157,12 @@ impl PersistDriver for FsDriver {
     ) -> Result<Saved, DriverError> {
         let id = SandboxId::new(id)?;
         ContainerId::new(container)?;
-        // There is nothing to make: the sandbox must be there.
-        let by = match by {
-            By::Asking(ask) => By::Asking(Ask { create: false, ..ask }),
-            by @ By::Lock(_) => by,
-        };
-        let _lock = self.locked(by, &id).map_err(|error| match error {
-            DriverError::Lock(LockError::NoSandbox(id)) => DriverError::Absent(id),
-            error => error,
-        })?;
+        let _lock = self.locked(by.to_what_is_there(), &id).map_err(super::absent)?;
         let folder = self.open(&id)?;
         if folder.content(FILE).is_none() {
             return Err(DriverError::Absent(id));
         }
-        unchanged_since(&id, only_if, folder.generation())?;
+        super::unchanged_since(&id, only_if, folder.generation())?;
         let (name, bytes) = (file_of(container), container_document(&id, container, state)?);
         let mut change = Change::default();
         if folder.content(&name) != Some(&bytes[..]) {
@@ -197,19 +183,10 @@ impl PersistDriver for FsDriver {
 
     fn destroy(&mut self, by: By<'_>, id: &str) -> Result<(), DriverError> {
         let id = SandboxId::new(id)?;
-        let taken;
-        let lock = match by {
-            By::Lock(lock) => lock,
-            By::Asking(ask) => match flock::lock(&id, &self.root.sandbox(&id), ask) {
-                Ok(lock) => {
-                    taken = lock;
-                    &taken
-                }
-                Err(LockError::NoSandbox(_)) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            },
+        let _lock = match self.locked(by.to_what_is_there(), &id) {
+            Err(DriverError::Lock(LockError::NoSandbox(_))) => return Ok(()),
+            lock => lock?,
         };
-        lock.permits(&id)?;
         self.open.remove(&id);
         self.read.remove(&id);
         let path = self.root.sandbox(&id);
@@ -270,37 +247,6 @@ impl PersistDriver for FsDriver {
         let id = SandboxId::new(id)?;
         let dir = self.dir(&id)?;
         Ok(verify(&id, &dir, &self.root.sandbox(&id), self.tolerance)?)
-    }
-}
-
-/// A lock, the caller's or our own.
-enum Shown<'a> {
-    Callers(&'a Lock),
-    Ours(Lock),
-}
-
-impl std::ops::Deref for Shown<'_> {
-    type Target = Lock;
-
-    fn deref(&self) -> &Lock {
-        match self {
-            Shown::Callers(lock) => lock,
-            Shown::Ours(lock) => lock,
-        }
-    }
-}
-
-/// Refuses to save over what the caller does not know.
-fn unchanged_since(
-    id: &SandboxId,
-    expected: Option<Generation>,
-    found: Generation,
-) -> Result<(), DriverError> {
-    match expected {
-        Some(expected) if expected != found => {
-            Err(DriverError::Conflict { id: id.clone(), expected, found })
-        }
-        Some(_) | None => Ok(()),
     }
 }
 

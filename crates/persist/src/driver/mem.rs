@@ -5,7 +5,7 @@ use super::{By, Loaded, PersistDriver, Save, Saved, Verified, Whole};
 use crate::codec::{encode_container, encode_sandbox};
 use crate::id::{ContainerId, SandboxId};
 use crate::lock::table::{LockTable, Same};
-use crate::lock::{Ask, Lock, LockError};
+use crate::lock::{Ask, Lock, LockError, Shown};
 use crate::model::ContainerState;
 use crate::root::{GlobalError, Root};
 use crate::store::Generation;
@@ -102,15 +102,7 @@ impl PersistDriver for MemDriver {
         for container in save.containers.keys() {
             ContainerId::new(container)?;
         }
-        let taken;
-        let lock = match by {
-            By::Lock(lock) => lock,
-            By::Asking(ask) => {
-                taken = self.lock(id.as_str(), ask)?;
-                &taken
-            }
-        };
-        lock.permits(&id)?;
+        let _lock = Shown::of(by, &id, |ask| self.lock(id.as_str(), ask))?;
         // What has no text is refused here too.
         encode_sandbox(save.sandbox).map_err(|source| DriverError::Encode {
             id: id.clone(),
@@ -130,10 +122,7 @@ impl PersistDriver for MemDriver {
         let Some(sandbox) = kept.sandboxes.get_mut(&id) else {
             return Err(LockError::Gone(id).into());
         };
-        let found = sandbox.generation;
-        if let Some(expected) = save.only_if.filter(|expected| *expected != found) {
-            return Err(DriverError::Conflict { id, expected, found });
-        }
+        super::unchanged_since(&id, save.only_if, sandbox.generation)?;
         let old = sandbox.whole.take();
         let record = save.record.cloned().or(old.as_ref().and_then(|old| old.record.clone()));
         let (state, containers) = (save.sandbox.clone(), save.containers.clone());
@@ -172,18 +161,11 @@ impl PersistDriver for MemDriver {
 
     fn destroy(&mut self, by: By<'_>, id: &str) -> Result<(), DriverError> {
         let id = SandboxId::new(id)?;
-        if !self.memory.kept().sandboxes.contains_key(&id) {
-            return Ok(());
-        }
-        let taken;
-        let lock = match by {
-            By::Lock(lock) => lock,
-            By::Asking(ask) => {
-                taken = self.lock(id.as_str(), ask)?;
-                &taken
-            }
+        let by = by.to_what_is_there();
+        let _lock = match Shown::of(by, &id, |ask| self.lock(id.as_str(), ask)) {
+            Err(DriverError::Lock(LockError::NoSandbox(_))) => return Ok(()),
+            lock => lock?,
         };
-        lock.permits(&id)?;
         self.memory.kept().sandboxes.remove(&id);
         Ok(())
     }

@@ -9,6 +9,8 @@
 //! ```
 //!
 //! * [`FsDriver`]: directories and logs, as in [`store`](crate::store); `fs` and `rootlessfs`.
+//! * `EtcdDriver` (feature `etcd`): a server, so that a fleet sees the sandboxes of a host that has
+//!   died.
 //! * [`MemDriver`]: the memory of this process; for tests.
 //! * [`Registry`]: which driver is meant by a name, or by nothing.
 //!
@@ -17,6 +19,8 @@
 
 mod documents;
 mod error;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod features;
 mod files;
 mod fs;
@@ -30,6 +34,8 @@ mod salvage;
 mod verify;
 
 pub use error::DriverError;
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdDriver, EtcdPlace};
 pub use features::{Feature, FeatureError, Features, NEW_STORE};
 pub use fs::FsDriver;
 pub use kata::{Imported, export_to_kata, import_from_kata};
@@ -41,7 +47,8 @@ pub use rootless::{Rootless, UserPlace, rootless_root};
 pub use salvage::{Salvaged, salvage_sandbox_dir};
 pub use verify::{Finding, Verified};
 
-use crate::lock::{Ask, Lock};
+use crate::id::SandboxId;
+use crate::lock::{Ask, Lock, LockError};
 use crate::model::{ContainerState, SandboxState};
 use crate::store::{Generation, Note};
 use std::collections::BTreeMap;
@@ -68,6 +75,38 @@ pub enum By<'a> {
     Lock(&'a Lock),
     /// One that is taken for just this call.
     Asking(Ask<'a>),
+}
+
+impl By<'_> {
+    /// The same, but a sandbox that is not there is not made.
+    fn to_what_is_there(self) -> Self {
+        match self {
+            By::Asking(ask) => By::Asking(Ask { create: false, ..ask }),
+            By::Lock(lock) => By::Lock(lock),
+        }
+    }
+}
+
+/// For one who needs the sandbox, not its lock.
+fn absent(error: DriverError) -> DriverError {
+    match error {
+        DriverError::Lock(LockError::NoSandbox(id)) => DriverError::Absent(id),
+        error => error,
+    }
+}
+
+/// Refuses to save over what the caller does not know.
+fn unchanged_since(
+    id: &SandboxId,
+    expected: Option<Generation>,
+    found: Generation,
+) -> Result<(), DriverError> {
+    match expected {
+        Some(expected) if expected != found => {
+            Err(DriverError::Conflict { id: id.clone(), expected, found })
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 impl<'a> From<&'a Lock> for By<'a> {

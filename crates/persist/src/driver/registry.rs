@@ -22,6 +22,9 @@ pub struct Choice {
     pub rootless: Rootless,
     /// States in memory are meant, by whatever name is not given.
     pub mock: Option<Memory>,
+    /// The server that `etcd` means.
+    #[cfg(feature = "etcd")]
+    pub etcd: Option<super::EtcdPlace>,
     /// The experimental features, or why there are none.
     pub features: Result<Features, FeatureError>,
 }
@@ -34,6 +37,8 @@ impl Choice {
             user: UserPlace::Data { data: path("XDG_DATA_HOME"), home: path("HOME") },
             rootless: Rootless::of_this_process(),
             mock: None,
+            #[cfg(feature = "etcd")]
+            etcd: None,
             features: Features::standard(),
         }
     }
@@ -60,10 +65,12 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The drivers of this crate: `fs`, `rootlessfs` and `mem`.
+    /// The drivers of this crate: `fs`, `rootlessfs`, `mem`, and `etcd` where it is built in.
     pub fn new(choice: Choice) -> Self {
         let drivers: Vec<(&'static str, Make)> =
             vec![("fs", make_fs), ("rootlessfs", make_rootless), ("mem", make_mem)];
+        #[cfg(feature = "etcd")]
+        let drivers = [drivers, vec![("etcd", make_etcd as Make)]].concat();
         Self { choice, drivers }
     }
 
@@ -125,4 +132,15 @@ fn make_rootless(choice: &Choice) -> Result<Box<dyn PersistDriver>, DriverError>
 
 fn make_mem(choice: &Choice) -> Result<Box<dyn PersistDriver>, DriverError> {
     Ok(Box::new(MemDriver::new(choice.mock.clone().unwrap_or_default())))
+}
+
+#[cfg(feature = "etcd")]
+fn make_etcd(choice: &Choice) -> Result<Box<dyn PersistDriver>, DriverError> {
+    match choice.etcd.clone() {
+        Some(place) => Ok(Box::new(super::EtcdDriver::connect(place)?)),
+        None => Err(DriverError::NoDriver {
+            name: "etcd".to_owned(),
+            known: "those that need no server to be named".to_owned(),
+        }),
+    }
 }

@@ -6,6 +6,7 @@ use crate::id::SandboxId;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use std::any::Any;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,10 @@ impl Hold for LockedDir {
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
     }
 }
 

@@ -11,7 +11,9 @@ pub(crate) mod table;
 
 pub use holder::Holder;
 
+use crate::driver::{By, DriverError};
 use crate::id::SandboxId;
+use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -130,6 +132,9 @@ pub trait Hold: Send + fmt::Debug {
     /// # Errors
     /// When that cannot be found out.
     fn is_held(&self) -> std::io::Result<bool>;
+
+    /// Itself, for the driver that knows more of it.
+    fn as_any(&self) -> &dyn Any;
 }
 
 /// A sandbox's lock. It is given back when this is dropped.
@@ -160,6 +165,12 @@ impl Lock {
         self.mode
     }
 
+    /// What the driver holds for it.
+    #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "one driver is left out"))]
+    pub(crate) fn hold(&self) -> Option<&dyn Hold> {
+        self.hold.as_deref()
+    }
+
     /// Whether it is one: false for [`without`](Lock::without).
     pub fn is_held(&self) -> bool {
         self.hold.is_some()
@@ -182,6 +193,39 @@ impl Lock {
             Ok(true) => Ok(()),
             Ok(false) => Err(LockError::Gone(self.id.clone())),
             Err(source) => Err(LockError::Io { id: self.id.clone(), source }),
+        }
+    }
+}
+
+/// The lock under which a driver writes, the caller's or one of its own.
+pub(crate) enum Shown<'a> {
+    Callers(&'a Lock),
+    Taken(Lock),
+}
+
+impl<'a> Shown<'a> {
+    /// The lock that is shown, or one that is taken; it permits to write `id`.
+    pub(crate) fn of(
+        by: By<'a>,
+        id: &SandboxId,
+        take: impl FnOnce(Ask<'_>) -> Result<Lock, DriverError>,
+    ) -> Result<Self, DriverError> {
+        let shown = match by {
+            By::Lock(lock) => Shown::Callers(lock),
+            By::Asking(ask) => Shown::Taken(take(ask)?),
+        };
+        shown.permits(id)?;
+        Ok(shown)
+    }
+}
+
+impl std::ops::Deref for Shown<'_> {
+    type Target = Lock;
+
+    fn deref(&self) -> &Lock {
+        match self {
+            Shown::Callers(lock) => lock,
+            Shown::Taken(lock) => lock,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Ask, Hold, Lock, LockError, LockMode, Over, Patience};
 use crate::id::SandboxId;
+use std::any::Any;
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +37,10 @@ pub(crate) trait Same: Send + std::fmt::Debug {
 impl Hold for Entry {
     fn is_held(&self) -> io::Result<bool> {
         Ok(self.same.is_same())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
     }
 }
 
