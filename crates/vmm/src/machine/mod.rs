@@ -122,7 +122,8 @@ impl Machine {
             console: Mutex::new(Tail::default()),
             sockets: Mutex::new(BTreeMap::new()),
         });
-        let supervisor = tokio::spawn(supervisor::supervise(shared.clone(), attached));
+        let heard = shared.control.borrow().as_ref().map(Client::events);
+        let supervisor = tokio::spawn(supervisor::supervise(shared.clone(), attached, heard));
         Self { shared, supervisor }
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{
     net::unix::pipe::Receiver,
-    sync::broadcast::error::RecvError,
+    sync::broadcast::{self, error::RecvError},
     time::{sleep, timeout},
 };
 
@@ -36,11 +36,17 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long to wait between attempts to connect again.
 const RECONNECT: Duration = Duration::from_millis(100);
 
-pub(super) async fn supervise(shared: Arc<Shared>, attached: Attached) {
+/// `heard` are the events of the connection that there is. They are heard from before the VM is
+/// handed out: whoever has it may cause some before this task first runs.
+pub(super) async fn supervise(
+    shared: Arc<Shared>,
+    attached: Attached,
+    heard: Option<broadcast::Receiver<Event>>,
+) {
     let Attached { mut stderr, mut console, screen } = attached;
     let mut complaints = Tail::default();
     let (cause, ending) = tokio::select! {
-        story = watch(&shared) => story,
+        story = watch(&shared, heard) => story,
         never = listen(&mut stderr, &mut complaints) => match never {},
         never = console::serve(&shared, &mut console) => match never {},
         never = screen::serve(&shared, screen) => match never {},
@@ -65,9 +71,12 @@ pub(super) async fn supervise(shared: Arc<Shared>, attached: Attached) {
 }
 
 /// Waits for the end of guest or process, whichever comes first, and then for the other.
-async fn watch(shared: &Shared) -> (Option<Cause>, Ending) {
+async fn watch(
+    shared: &Shared,
+    heard: Option<broadcast::Receiver<Event>>,
+) -> (Option<Cause>, Ending) {
     let mut ended = std::pin::pin!(shared.process.ended());
-    let mut guest = std::pin::pin!(follow(shared));
+    let mut guest = std::pin::pin!(follow(shared, heard));
     let cause = tokio::select! {
         ending = &mut ended => {
             // Its last events may still be on their way.
@@ -99,11 +108,12 @@ async fn end(shared: &Shared) {
 
 /// Follows the VM's events, through as many connections as it takes, until one tells of the
 /// guest's end; none when the process is gone without such an event.
-async fn follow(shared: &Shared) -> Option<Cause> {
+async fn follow(shared: &Shared, mut heard: Option<broadcast::Receiver<Event>>) -> Option<Cause> {
     loop {
         let client = shared.control.borrow().clone();
         if let Some(client) = client
-            && let Some(cause) = follow_connection(shared, client).await
+            && let Some(events) = heard.take()
+            && let Some(cause) = follow_connection(shared, client, events).await
         {
             return Some(cause);
         }
@@ -113,6 +123,7 @@ async fn follow(shared: &Shared) -> Option<Cause> {
         }
         match Client::connect(&shared.identity.control_socket, PATIENCE, PATIENCE).await {
             Ok(client) => {
+                heard = Some(client.events());
                 shared.control.send_replace(Some(client));
             }
             Err(error) => {
@@ -124,8 +135,11 @@ async fn follow(shared: &Shared) -> Option<Cause> {
 }
 
 /// Follows one connection until it closes or the guest ends.
-async fn follow_connection(shared: &Shared, client: Client) -> Option<Cause> {
-    let mut events = client.events();
+async fn follow_connection(
+    shared: &Shared,
+    client: Client,
+    mut events: broadcast::Receiver<Event>,
+) -> Option<Cause> {
     // What happened while nobody listened.
     let state = client.run(QueryStatus {}).await.ok();
     drop(client);
