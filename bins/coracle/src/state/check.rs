@@ -1,6 +1,5 @@
 //! `coracle state check`.
 
-use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +7,7 @@ use clap::Args;
 use coracle_persist::codec::{
     DecodeError, Document, Tolerance, decode_container, decode_sandbox, recognise,
 };
-use coracle_persist::driver::{OwnRecord, RecordError};
+use coracle_persist::driver::{OwnRecord, RecordError, sentence};
 use coracle_persist::store::{Tail, replay};
 use serde::Serialize;
 
@@ -137,7 +136,7 @@ fn judge_error(error: &DecodeError) -> Judged {
         DecodeError::Trailing { end, len, .. } => {
             format!("the state ends after {end} bytes, but {} more follow", len - end)
         }
-        DecodeError::Value { .. } | DecodeError::Foreign { .. } => chain(error),
+        DecodeError::Value { .. } | DecodeError::Foreign { .. } => sentence(error),
     };
     (verdict, Some(why))
 }
@@ -167,19 +166,7 @@ fn judge_log(bytes: &[u8]) -> Judged {
 fn judge_record(bytes: &[u8]) -> Judged {
     match OwnRecord::decode(bytes) {
         Ok(_) => (Verdict::Ok, None),
-        Err(error @ RecordError::Newer { .. }) => (Verdict::Refused, Some(chain(&error))),
-        Err(error @ RecordError::Damaged(_)) => (Verdict::Damaged, Some(chain(&error))),
+        Err(error @ RecordError::Newer { .. }) => (Verdict::Refused, Some(sentence(&error))),
+        Err(error @ RecordError::Damaged(_)) => (Verdict::Damaged, Some(sentence(&error))),
     }
-}
-
-/// An error and its causes as one sentence.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -130,10 +130,7 @@ impl PersistDriver for FsDriver {
     }
 
     fn save(&mut self, by: By<'_>, save: Save<'_>) -> Result<Saved, DriverError> {
-        let id = SandboxId::new(&save.sandbox.sandbox_container)?;
-        for container in save.containers.keys() {
-            ContainerId::new(container)?;
-        }
+        let id = save.id()?;
         let lock = self.locked(by, &id)?;
         if !lock.is_held() {
             self.root.make_sandbox(&self.disk, &id)?;

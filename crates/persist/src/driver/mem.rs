@@ -3,7 +3,7 @@
 use super::error::DriverError;
 use super::{By, Loaded, PersistDriver, Save, Saved, Verified, Whole};
 use crate::codec::{encode_container, encode_sandbox};
-use crate::id::{ContainerId, SandboxId};
+use crate::id::SandboxId;
 use crate::lock::table::{LockTable, Same};
 use crate::lock::{Ask, Lock, LockError, Shown};
 use crate::model::ContainerState;
@@ -98,10 +98,7 @@ impl PersistDriver for MemDriver {
     }
 
     fn save(&mut self, by: By<'_>, save: Save<'_>) -> Result<Saved, DriverError> {
-        let id = SandboxId::new(&save.sandbox.sandbox_container)?;
-        for container in save.containers.keys() {
-            ContainerId::new(container)?;
-        }
+        let id = save.id()?;
         let _lock = Shown::of(by, &id, |ask| self.lock(id.as_str(), ask))?;
         // What has no text is refused here too.
         encode_sandbox(save.sandbox).map_err(|source| DriverError::Encode {

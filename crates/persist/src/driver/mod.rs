@@ -47,7 +47,7 @@ pub use rootless::{Rootless, UserPlace, rootless_root};
 pub use salvage::{Salvaged, salvage_sandbox_dir};
 pub use verify::{Finding, Verified};
 
-use crate::id::SandboxId;
+use crate::id::{ContainerId, SandboxId};
 use crate::lock::{Ask, Lock, LockError};
 use crate::model::{ContainerState, SandboxState};
 use crate::store::{Generation, Note};
@@ -132,6 +132,22 @@ pub struct Save<'a> {
     pub record: Option<&'a OwnRecord>,
     /// The generation that this state was made from; the save is refused if it is another now.
     pub only_if: Option<Generation>,
+}
+
+impl Save<'_> {
+    /// Whose state it is; all ids in it are ids.
+    fn id(&self) -> Result<SandboxId, DriverError> {
+        for container in self.containers.keys() {
+            ContainerId::new(container)?;
+        }
+        Ok(SandboxId::new(&self.sandbox.sandbox_container)?)
+    }
+}
+
+/// An error and its causes as one sentence.
+pub fn sentence(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// A save that is whole and lasting.

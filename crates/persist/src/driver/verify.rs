@@ -1,8 +1,8 @@
 //! What is kept of a sandbox, compared with what should be.
 
-use super::DriverError;
 use super::documents::whole;
 use super::files::{self, Read};
+use super::{DriverError, sentence};
 use crate::codec::{DecodeError, Tolerance};
 use crate::id::SandboxId;
 use crate::store::{self, FILE, Generation, Sight, StoreError, Tail, Unprojected};
@@ -193,7 +193,7 @@ fn of_decode(file: &str, error: &DecodeError) -> Finding {
     match error {
         DecodeError::Foreign { foreign, .. } => Finding::Foreign { file, by: foreign.to_string() },
         DecodeError::Damaged { .. } | DecodeError::Trailing { .. } | DecodeError::Value { .. } => {
-            Finding::Damaged { file, why: chain(error) }
+            Finding::Damaged { file, why: sentence(error) }
         }
     }
 }
@@ -205,25 +205,13 @@ fn of_store(error: &StoreError) -> Finding {
         StoreError::Damaged { .. }
         | StoreError::Unreadable { .. }
         | StoreError::Io { .. }
-        | StoreError::TooLarge { .. } => Finding::Damaged { file, why: chain(error) },
+        | StoreError::TooLarge { .. } => Finding::Damaged { file, why: sentence(error) },
     }
 }
 
 fn of_driver(error: &DriverError) -> Finding {
     match error {
         DriverError::Decode { file, source, .. } => of_decode(file, source),
-        other => Finding::Damaged { file: store::LOG_FILE.to_owned(), why: chain(other) },
+        other => Finding::Damaged { file: store::LOG_FILE.to_owned(), why: sentence(other) },
     }
-}
-
-/// An error with its causes, as one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -165,6 +165,18 @@ impl Bench {
     }
 }
 
+impl Drop for Bench {
+    /// A test that fails leaves no VM behind, also none that was to stay.
+    fn drop(&mut self) {
+        for pid in self.processes() {
+            let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+            if let Some(pid) = pid {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
 /// Living processes with this text in their command line, ourselves excepted.
 pub fn processes_with(text: &str) -> Vec<u32> {
     let mut found = Vec::new();

@@ -182,10 +182,7 @@ impl PersistDriver for EtcdDriver {
     }
 
     fn save(&mut self, by: By<'_>, save: Save<'_>) -> Result<Saved, DriverError> {
-        let id = SandboxId::new(&save.sandbox.sandbox_container)?;
-        for container in save.containers.keys() {
-            ContainerId::new(container)?;
-        }
+        let id = save.id()?;
         let lock = self.locked(by, &id)?;
         let known = self.current(&id)?;
         super::unchanged_since(&id, save.only_if, known.generation)?;
@@ -300,7 +297,7 @@ impl PersistDriver for EtcdDriver {
         let (generation, findings) = match self.from_disk(id) {
             Ok(loaded) => (Some(loaded.generation), Vec::new()),
             Err(DriverError::Decode { file, source, .. }) => {
-                let why = super::verify::chain(&source);
+                let why = super::sentence(&source);
                 (None, vec![Finding::Damaged { file, why }])
             }
             Err(error) => return Err(error),
