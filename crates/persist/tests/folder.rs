@@ -153,6 +153,26 @@ fn a_log_does_not_grow_without_end() {
 }
 
 #[test]
+fn a_driver_of_many_sandboxes_holds_few_descriptors() {
+    let root = tempfile::tempdir().unwrap();
+    let mut driver = FsDriver::new(Root::at(root.path()));
+    let open = || {
+        let links = fs::read_dir("/proc/self/fd").unwrap();
+        let targets = links.filter_map(|link| fs::read_link(link.unwrap().path()).ok());
+        targets.filter(|target| target.starts_with(root.path())).count()
+    };
+    for n in 0..50 {
+        let state = whole(&format!("s{n}"), 1, 1, 1);
+        driver.to_disk(anew(), &state.sandbox, &state.containers).unwrap();
+    }
+    assert_eq!(driver.list().unwrap().len(), 50);
+    assert!(open() <= 32, "{} descriptors", open());
+    // Those that were closed meanwhile are saved as well.
+    let state = whole("s0", 1, 1, 2);
+    assert_eq!(driver.to_disk(anew(), &state.sandbox, &state.containers).unwrap().changed, 2);
+}
+
+#[test]
 fn an_edit_by_someone_else_is_told_and_set_aside_but_never_lost() {
     let fixture = Fixture::new();
     let dir = fixture.dir();

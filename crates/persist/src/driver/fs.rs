@@ -18,6 +18,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Sandboxes that stay open between saves; each holds two descriptors and the bytes of its state.
+const OPEN_AT_ONCE: usize = 16;
+
 /// States in directories.
 #[derive(Debug)]
 pub struct FsDriver {
@@ -92,6 +95,9 @@ impl FsDriver {
             (saved.generation, saved.notes) = (committed.generation, committed.notes);
             self.read.remove(id);
         }
+        if self.open.len() >= OPEN_AT_ONCE {
+            self.open.clear();
+        }
         self.open.insert(id.clone(), folder);
         Ok(saved)
     }
@@ -131,13 +137,14 @@ impl PersistDriver for FsDriver {
 
     fn save(&mut self, by: By<'_>, save: Save<'_>) -> Result<Saved, DriverError> {
         let id = save.id()?;
+        // First, so that what has no text leaves no directory behind.
+        let mut put = documents(&id, &save)?;
         let lock = self.locked(by, &id)?;
         if !lock.is_held() {
             self.root.make_sandbox(&self.disk, &id)?;
         }
         let folder = self.open(&id)?;
         super::unchanged_since(&id, save.only_if, folder.generation())?;
-        let mut put = documents(&id, &save)?;
         let stays = |name: &str| put.contains_key(name) || name == OWN_FILE;
         let delete = folder.names().filter(|name| !stays(name)).map(str::to_owned).collect();
         put.retain(|name, bytes| folder.content(name) != Some(&bytes[..]));

@@ -99,7 +99,6 @@ impl PersistDriver for MemDriver {
 
     fn save(&mut self, by: By<'_>, save: Save<'_>) -> Result<Saved, DriverError> {
         let id = save.id()?;
-        let _lock = Shown::of(by, &id, |ask| self.lock(id.as_str(), ask))?;
         // What has no text is refused here too.
         encode_sandbox(save.sandbox).map_err(|source| DriverError::Encode {
             id: id.clone(),
@@ -114,6 +113,7 @@ impl PersistDriver for MemDriver {
                 source,
             })?;
         }
+        let _lock = Shown::of(by, &id, |ask| self.lock(id.as_str(), ask))?;
         let mut kept = self.memory.kept();
         kept.make(&id);
         let Some(sandbox) = kept.sandboxes.get_mut(&id) else {

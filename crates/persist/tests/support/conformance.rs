@@ -235,6 +235,10 @@ pub fn a_value_without_a_text_is_refused_and_the_old_state_stays(place: Place<'_
     }
     assert_eq!(place().from_disk("s1").unwrap().whole, state);
     assert_eq!(driver.from_disk("s1").unwrap().generation, Generation(1));
+    // Of a sandbox that was never saved nothing is there either.
+    bad.sandbox.sandbox_container = "s2".to_owned();
+    assert!(driver.to_disk(anew(), &bad.sandbox, &bad.containers).is_err());
+    assert_eq!(place().list().unwrap(), ["s1"]);
 }
 
 pub fn data_of_no_sandbox_is_written_whole_and_stays_beneath_the_root(place: Place<'_>) {

@@ -183,10 +183,10 @@ impl PersistDriver for EtcdDriver {
 
     fn save(&mut self, by: By<'_>, save: Save<'_>) -> Result<Saved, DriverError> {
         let id = save.id()?;
+        let mut put = documents(&id, &save)?;
         let lock = self.locked(by, &id)?;
         let known = self.current(&id)?;
         super::unchanged_since(&id, save.only_if, known.generation)?;
-        let mut put = documents(&id, &save)?;
         let gone = |name: &&String| !put.contains_key(*name) && *name != OWN_FILE;
         let delete = known.documents.keys().filter(gone).cloned().collect();
         put.retain(|name, bytes| known.documents.get(name) != Some(bytes));
