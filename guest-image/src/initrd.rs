@@ -20,13 +20,22 @@ use crate::tree::{Entry, Node, with_parents};
 const MOUNT_POINTS: [&str; 5] = ["dev", "proc", "run", "sys", "tmp"];
 
 /// Modules every guest needs: PCI, the channel, disks, and a container's layers.
-pub const BOOT_MODULES: [&str; 6] =
-    ["virtio_pci", "virtio_console", "virtio_scsi", "sd_mod", "erofs", "overlay"];
+pub const BOOT_MODULES: [&str; 5] =
+    ["virtio_pci", "virtio_console", "virtio_blk", "erofs", "overlay"];
 
-/// Modules a guest may need: file systems of its own disks, persistent memory, entropy, memory
-/// that is given back. A kernel without one of them still boots.
-pub const ON_DEMAND_MODULES: [&str; 7] =
-    ["ext4", "xfs", "virtio_pmem", "nd_pmem", "virtio_rng", "virtio_balloon", "qemu_fw_cfg"];
+/// Modules a guest may need: disks plugged in later, file systems of its own disks, persistent
+/// memory, entropy, memory that is given back. A kernel without one of them still boots.
+pub const ON_DEMAND_MODULES: [&str; 9] = [
+    "virtio_scsi",
+    "sd_mod",
+    "ext4",
+    "xfs",
+    "virtio_pmem",
+    "nd_pmem",
+    "virtio_rng",
+    "virtio_balloon",
+    "qemu_fw_cfg",
+];
 
 /// The modules one guest gets.
 #[derive(Debug)]
@@ -134,7 +143,7 @@ mod tests {
     fn the_boot_list_has_what_boot_modules_need_and_nothing_on_demand() {
         let list = plan().boot_list(RELEASE);
         let expected: String =
-            ["virtio", "virtio_pci", "virtio_console", "virtio_scsi", "sd_mod", "erofs", "overlay"]
+            ["virtio", "virtio_pci", "virtio_console", "virtio_blk", "erofs", "overlay"]
                 .iter()
                 .map(|name| format!("/lib/modules/6.1.0/k/{name}.ko\n"))
                 .collect();

@@ -261,6 +261,9 @@ fn options(
     }
     options.options.memory_size_in_mb = u32::try_from(spec.memory_mib).unwrap_or(u32::MAX);
     options.options.processor_count = spec.vcpus;
+    // Its disks are there from power-on, and nothing is plugged in later: each controller that the
+    // guest need not ask about is time.
+    options.scsi_controller_count = 0;
     options.host.run_dir = Some(dir.join("vm"));
     options.host.accelerator = spec.accel;
     options.host.verdicts = Some(root.verdicts());

@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 
 use crate::options::{MAX_VPMEM_COUNT, Options, OptionsLcow, OptionsWcow, PreferredRootFsType};
 
+/// The most disks that are there from power-on: half of the bus.
+pub const COLD_DISKS: usize = 16;
+
 /// Options that no VM can be made from. The texts are the seed's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
@@ -49,16 +52,14 @@ pub enum OptionsError {
     /// A processor weight is at most 10000.
     #[error("ProcessorWeight {0} is greater than 10000")]
     ProcessorWeight(u32),
-    /// A disk's serial cannot be carried by a SCSI disk, or is there twice.
-    #[error("cold disk serial '{0}' is not 1 to 36 printable characters, or is used twice")]
+    /// A disk's serial cannot be carried by a virtio disk, or is there twice.
+    #[error("cold disk serial '{0}' is not 1 to 20 printable characters, or is used twice")]
     DiskSerial(String),
-    /// Disks without a controller to plug them into, or more than fit on it.
-    #[error("{disks} cold disks do not fit on {controllers} SCSI controllers of 64")]
+    /// More disks than there are places for on the bus.
+    #[error("{disks} cold disks are more than the {COLD_DISKS} there are places for")]
     TooManyDisks {
         /// How many disks there are.
         disks: usize,
-        /// How many controllers there are.
-        controllers: u32,
     },
     /// A Windows VM needs its base and its scratch.
     #[error("at least 2 LayerFolders must be supplied")]
@@ -169,16 +170,14 @@ fn check_processors(options: &Options) -> Result<(), OptionsError> {
 
 fn check_cold_disks(opts: &OptionsLcow) -> Result<(), OptionsError> {
     let disks = &opts.host.cold_disks;
-    let controllers = opts.scsi_controller_count;
-    let room = usize::try_from(controllers).unwrap_or(usize::MAX).saturating_mul(64);
-    if disks.len() > room {
-        return Err(OptionsError::TooManyDisks { disks: disks.len(), controllers });
+    if disks.len() > COLD_DISKS {
+        return Err(OptionsError::TooManyDisks { disks: disks.len() });
     }
     let mut seen = std::collections::HashSet::new();
     for disk in disks {
         let serial = &disk.serial;
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let carried = (1..=36).contains(&serial.len()) && serial.chars().all(plain);
+        let carried = (1..=20).contains(&serial.len()) && serial.chars().all(plain);
         if !carried || !seen.insert(serial) {
             return Err(OptionsError::DiskSerial(serial.clone()));
         }
@@ -345,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn cold_disks_need_a_controller_room_and_their_own_serials() {
+    fn cold_disks_need_room_and_their_own_serials() {
         assert!(verdict(|o| o.host.cold_disks = vec![disk("a"), disk("b")]).is_ok());
         for serials in [&["a", "a"][..], &[""], &["a,b=c"], &["a b"]] {
             let disks = serials.iter().map(|serial| disk(serial)).collect();
@@ -355,7 +354,11 @@ mod tests {
             o.host.cold_disks = vec![disk("a")];
             o.scsi_controller_count = 0;
         };
-        assert!(matches!(verdict(alone), Err(OptionsError::TooManyDisks { .. })));
+        assert!(verdict(alone).is_ok(), "they need no controller");
+        let many = |o: &mut OptionsLcow| {
+            o.host.cold_disks = (0..=COLD_DISKS).map(|n| disk(&n.to_string())).collect();
+        };
+        assert!(matches!(verdict(many), Err(OptionsError::TooManyDisks { disks: 17 })));
     }
 
     #[test]

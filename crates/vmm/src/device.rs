@@ -87,7 +87,7 @@ impl Device {
     }
 }
 
-/// A SCSI disk. The guest finds it by its serial number.
+/// A disk. The guest finds it by its serial number.
 #[derive(Debug)]
 pub struct Disk {
     /// Its name.
@@ -99,12 +99,25 @@ pub struct Disk {
     pub format: DiskFormat,
     /// Whether the guest may write.
     pub read_only: bool,
-    /// The SCSI controller it hangs on, from 0.
-    pub controller: u32,
-    /// Its logical unit number, 0 to 255.
-    pub lun: u32,
-    /// The serial number the guest sees; at most 36 bytes of printable ASCII.
+    /// What it hangs on.
+    pub place: DiskPlace,
+    /// The serial number the guest sees; printable ASCII, at most 36 bytes, 20 of a virtio disk.
     pub serial: String,
+}
+
+/// What a disk hangs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskPlace {
+    /// A SCSI controller.
+    Scsi {
+        /// Which one, from 0.
+        controller: u32,
+        /// Its logical unit number, 0 to 255.
+        lun: u32,
+    },
+    /// The PCI bus itself. Only for disks that are there from launch: a guest has such a disk at once,
+    /// where one on a SCSI controller costs it three drivers and a dozen questions.
+    Virtio,
 }
 
 /// How a disk's file is laid out.

@@ -30,7 +30,9 @@ mod sys;
 mod vm;
 
 pub use config::{Accel, Boot, Cgroup, Lock, Memory, MemoryBacking, MiB, Throttle, User, VmConfig};
-pub use device::{Device, DeviceId, Disk, DiskFormat, MacAddress, Nic, Pmem, SerialPort};
+pub use device::{
+    Device, DeviceId, Disk, DiskFormat, DiskPlace, MacAddress, Nic, Pmem, SerialPort,
+};
 pub use error::VmmError;
 pub use identity::VmIdentity;
 pub use state::{ExitReason, VmEvent, VmStats, VmStatus};

@@ -6,7 +6,8 @@ mod support;
 use std::{collections::BTreeSet, time::Duration};
 
 use coracle_vmm::{
-    Cgroup, Device, ExitReason, Throttle, Vm, VmConfig, VmEvent, VmIdentity, VmStatus, VmmError,
+    Cgroup, Device, DiskPlace, ExitReason, Throttle, Vm, VmConfig, VmEvent, VmIdentity, VmStatus,
+    VmmError,
     effect::{Effects, Interruption},
 };
 use support::{BOOT, Bench, Guest, Monitor, SOON, disk, eventually, exists, id};
@@ -155,7 +156,11 @@ async fn a_place_that_is_taken_is_refused_and_nothing_stays(bench: Bench) {
 async fn a_controller_that_does_not_exist_is_refused(bench: Bench) {
     let vm = bench.launch().await;
     let mut lost = bench.disk("lost", 0);
-    lost.controller = 3;
+    lost.place = DiskPlace::Virtio;
+    let late = vm.plug(disk(lost)).await;
+    assert!(matches!(&late, Err(VmmError::Config(_))), "{late:?}");
+    let mut lost = bench.disk("lost", 1);
+    lost.place = DiskPlace::Scsi { controller: 3, lun: 0 };
     let plugged = vm.plug(disk(lost)).await;
     assert!(matches!(&plugged, Err(VmmError::NoSuchPlace { .. })), "{plugged:?}");
     vm.kill().await.unwrap();

@@ -68,14 +68,18 @@ async fn a_further_process_joins_the_containers_user_namespace() {
 async fn a_container_that_makes_the_disks_node_cannot_open_it() {
     let machine = Machine::boot().await;
     let (container, _init) = machine.sleeper("c", spec(WAIT)).await;
-    // 8:0 is the disk the container's own root comes from.
-    let line = "mknod /disk b 8 0 && echo made; head -c 1 /disk; \
-                mknod /kernel c 1 11 && head -c 1 /kernel";
-    let outcome = shell_in(&container, line).await;
+    // The disk the container's own root comes from.
+    let numbers = machine.shell("cat /sys/block/vda/dev").await.stdout;
+    let numbers = numbers.trim().replace(':', " ");
+    let line = format!(
+        "mknod /disk b {numbers} && echo made; head -c 1 /disk; \
+         mknod /kernel c 1 11 && head -c 1 /kernel"
+    );
+    let outcome = shell_in(&container, &line).await;
     assert_eq!(outcome.stdout, "made\n", "{outcome:?}");
     assert_eq!(outcome.stderr.matches("Operation not permitted").count(), 2, "{outcome:?}");
     // The node itself is not at fault: the VM opens the same device.
-    let outside = machine.shell("head -c 4 /dev/sda | wc -c").await;
+    let outside = machine.shell("head -c 4 /dev/vda | wc -c").await;
     assert_eq!(outside.stdout.trim(), "4", "{outside:?}");
     machine.close().await;
 }

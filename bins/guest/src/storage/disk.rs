@@ -101,6 +101,7 @@ pub fn attach(
             return Err(DiskError::Filesystem { address, kind });
         }
     };
+    load_drivers(mounter, address);
     let device = wait_for(address, APPEAR_TIMEOUT)?;
     mounter.mount(&Mount { from: &device, target, kind, flags, data, mode: 0o700 })?;
     Ok(())
@@ -155,6 +156,17 @@ fn wait_for(address: &DiskAddress, timeout: Duration) -> Result<PathBuf, DiskErr
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// Disks that were there at power-on need one driver, which boots with the guest. Those on SCSI
+/// controllers need two, which take long to load and are loaded for the first such disk.
+fn load_drivers(mounter: &Mounter, address: &DiskAddress) {
+    // Waits for the list of the boot, if that is still being loaded.
+    mounter.load_module("virtio_blk");
+    if candidates(address).is_empty() {
+        mounter.load_module("virtio_scsi");
+        mounter.load_module("sd_mod");
     }
 }
 

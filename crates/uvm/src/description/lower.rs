@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use coracle_bridge::channel::{CONTROL_PORT, STREAMS_PORT};
 use coracle_vmm as vmm;
-use coracle_vmm::{DeviceId, Disk, DiskFormat, Lock, MemoryBacking, MiB, SerialPort, Throttle};
+use coracle_vmm::{
+    DeviceId, Disk, DiskFormat, DiskPlace, Lock, MemoryBacking, MiB, SerialPort, Throttle,
+};
 use uuid::Uuid;
 
 use super::{Chipset, DescriptionError, Memory, PmemDevice, VirtualPmem, VmDescription};
-use crate::options::{ColdDisk, SCSI_LUNS};
+use crate::options::ColdDisk;
 
 /// What the description does not say because it is not the user's to change.
 #[derive(Debug)]
@@ -136,20 +138,18 @@ fn serial_ports(around: &Surroundings<'_>) -> Result<Vec<SerialPort>, Descriptio
     ports.into_iter().map(port).collect()
 }
 
-/// Disks fill the controllers in order.
+/// Disks that are there from power-on hang on the PCI bus, where the guest has them soonest.
 fn disks(cold: &[ColdDisk]) -> Result<Vec<Disk>, DescriptionError> {
     (0u32..)
         .zip(cold)
         .map(|(n, disk)| {
             let failed = |source| DescriptionError::Disk { serial: disk.serial.clone(), source };
-            let (controller, lun) = (n / u32::from(SCSI_LUNS), n % u32::from(SCSI_LUNS));
             Ok(Disk {
-                id: device_id(&format!("disk-{controller}-{lun}"))?,
+                id: device_id(&format!("cold-{n}"))?,
                 file: disk.file.try_clone().map_err(failed)?,
                 format: DiskFormat::Raw,
                 read_only: disk.read_only,
-                controller,
-                lun,
+                place: DiskPlace::Virtio,
                 serial: disk.serial.clone(),
             })
         })

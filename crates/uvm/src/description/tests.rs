@@ -160,7 +160,7 @@ fn a_root_image_is_pmem_device_zero_without_the_footer_of_a_vhd() {
 }
 
 #[test]
-fn cold_disks_fill_the_controller_in_order() {
+fn cold_disks_hang_on_the_bus_in_order() {
     let disk = |serial: &str| ColdDisk {
         serial: serial.to_owned(),
         file: Arc::new(std::fs::File::open("/dev/null").unwrap().into()),
@@ -168,9 +168,13 @@ fn cold_disks_fill_the_controller_in_order() {
         mount: None,
     };
     let config = config(|o| o.host.cold_disks = vec![disk("root"), disk("data")]);
-    let places: Vec<_> =
-        config.disks.iter().map(|d| (d.serial.as_str(), d.controller, d.lun)).collect();
-    assert_eq!(places, [("root", 0, 0), ("data", 0, 1)]);
+    let places: Vec<_> = config
+        .disks
+        .iter()
+        .map(|disk| (disk.id.as_str(), disk.serial.as_str(), disk.place))
+        .collect();
+    let virtio = coracle_vmm::DiskPlace::Virtio;
+    assert_eq!(places, [("cold-0", "root", virtio), ("cold-1", "data", virtio)]);
 }
 
 #[test]

@@ -91,7 +91,7 @@ pub enum KeeperPlacement {
 /// A disk that is there from power-on.
 #[derive(Debug, Clone)]
 pub struct ColdDisk {
-    /// The serial by which the guest finds it (1 to 36 characters), unique in the VM.
+    /// The serial by which the guest finds it (1 to 20 characters), unique in the VM.
     pub serial: String,
     /// The opened disk or image file. The VM gets a duplicate; the path is never looked up again.
     pub file: Arc<OwnedFd>,

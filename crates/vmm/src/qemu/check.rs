@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Disk, Pmem, VmConfig, VmmError};
+use crate::{Disk, DiskPlace, Pmem, VmConfig, VmmError};
 
 /// QEMU's limit for a disk's serial number.
 const SERIAL_MAX: usize = 36;
+/// The serial number of a virtio disk has a field of its own in the device.
+const VIRTIO_SERIAL_MAX: usize = 20;
 
 /// Logical units from here on are numbered differently by the guest.
 const LUN_MAX: u32 = 255;
@@ -38,12 +40,17 @@ pub(crate) fn check(config: &VmConfig) -> Result<(), VmmError> {
     }
     config.disks.iter().try_for_each(|disk| {
         check_disk(disk)?;
-        demand(disk.controller < config.scsi_controllers, || {
-            format!(
-                "disk {} on controller {}, of {}",
-                disk.id, disk.controller, config.scsi_controllers
-            )
-        })
+        match disk.place {
+            DiskPlace::Scsi { controller, .. } => {
+                demand(controller < config.scsi_controllers, || {
+                    format!(
+                        "disk {} on controller {controller}, of {}",
+                        disk.id, config.scsi_controllers
+                    )
+                })
+            }
+            DiskPlace::Virtio => Ok(()),
+        }
     })?;
     config.pmem.iter().try_for_each(check_pmem)?;
     for port in &config.serial_ports {
@@ -56,11 +63,17 @@ pub(crate) fn check(config: &VmConfig) -> Result<(), VmmError> {
 
 /// A disk in itself, for one plugged in later as well.
 pub(crate) fn check_disk(disk: &Disk) -> Result<(), VmmError> {
-    demand(disk.lun <= LUN_MAX, || {
-        format!("disk {} at logical unit {}; 0 to {LUN_MAX} are possible", disk.id, disk.lun)
-    })?;
+    let most = match disk.place {
+        DiskPlace::Scsi { lun, .. } => {
+            demand(lun <= LUN_MAX, || {
+                format!("disk {} at logical unit {lun}; 0 to {LUN_MAX} are possible", disk.id)
+            })?;
+            SERIAL_MAX
+        }
+        DiskPlace::Virtio => VIRTIO_SERIAL_MAX,
+    };
     let printable = disk.serial.bytes().all(|byte| byte.is_ascii_graphic());
-    demand(printable && disk.serial.len() <= SERIAL_MAX, || {
+    demand(printable && disk.serial.len() <= most, || {
         format!("disk {} with serial number {:?}", disk.id, disk.serial)
     })
 }

@@ -260,7 +260,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{DeviceId, Disk, DiskFormat, Pmem, SerialPort, Throttle};
+    use crate::{DeviceId, Disk, DiskFormat, DiskPlace, Pmem, SerialPort, Throttle};
 
     fn file() -> OwnedFd {
         File::open("/dev/null").unwrap().into()
@@ -360,8 +360,7 @@ mod tests {
             file: file(),
             format: DiskFormat::Qcow2,
             read_only: true,
-            controller: 1,
-            lun: 9,
+            place: DiskPlace::Scsi { controller: 1, lun: 9 },
             serial: "S1".into(),
         }];
         config.pmem = vec![Pmem { id: id("pmem0"), file: file(), size: 3 << 30, read_only: true }];
@@ -381,8 +380,7 @@ mod tests {
             file: file(),
             format: DiskFormat::Raw,
             read_only: false,
-            controller: 0,
-            lun: 0,
+            place: DiskPlace::Scsi { controller: 0, lun: 0 },
             serial: "x\",\"drive\":\"y".into(),
         }];
         let disks = [FileKind::Regular];

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{FileType, fstat};
 use serde_json::{Value, json};
 
-use crate::{DeviceId, Disk, DiskFormat, MacAddress, SerialPort, Throttle, VmmError};
+use crate::{DeviceId, Disk, DiskFormat, DiskPlace, MacAddress, SerialPort, Throttle, VmmError};
 
 /// The object that limits all disks together.
 pub(crate) const THROTTLE: &str = "vm.throttle";
@@ -72,11 +72,18 @@ pub(crate) fn disk_node(
 }
 
 pub(crate) fn disk_device(disk: &Disk) -> Value {
-    json!({
-        "driver": "scsi-hd", "id": disk.id.as_str(), "drive": disk.id.as_str(),
-        "bus": format!("{}.0", scsi_controller_id(disk.controller)),
-        "channel": 0, "scsi-id": 0, "lun": disk.lun, "serial": disk.serial,
-    })
+    let (id, serial) = (disk.id.as_str(), &disk.serial);
+    match disk.place {
+        DiskPlace::Scsi { controller, lun } => json!({
+            "driver": "scsi-hd", "id": id, "drive": id,
+            "bus": format!("{}.0", scsi_controller_id(controller)),
+            "channel": 0, "scsi-id": 0, "lun": lun, "serial": serial,
+        }),
+        DiskPlace::Virtio => json!({
+            "driver": "virtio-blk-pci", "id": id, "drive": id, "bus": "pcie.0",
+            "num-queues": 1, "serial": serial,
+        }),
+    }
 }
 
 fn scsi_controller_id(number: u32) -> String {

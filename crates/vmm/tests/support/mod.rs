@@ -11,7 +11,7 @@ use std::{
 };
 
 use coracle_vmm::{
-    Accel, Boot, Device, DeviceId, Disk, DiskFormat, MiB, SerialPort, Vm, VmConfig, Vmm,
+    Accel, Boot, Device, DeviceId, Disk, DiskFormat, DiskPlace, MiB, SerialPort, Vm, VmConfig, Vmm,
     effect::Effects, fake::FakeVmm, qemu::Qemu,
 };
 use uuid::Uuid;
@@ -118,8 +118,7 @@ impl Bench {
             file: file.into(),
             format: DiskFormat::Raw,
             read_only: false,
-            controller: 0,
-            lun,
+            place: DiskPlace::Scsi { controller: 0, lun },
             serial: format!("S-{name}"),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::Bench;
 use crate::{
-    DeviceId, Disk, VmmError,
+    DeviceId, Disk, DiskPlace, VmmError,
     qemu::device as shape,
     qmp::{
         QmpError,
@@ -13,6 +13,9 @@ use crate::{
 impl Bench<'_> {
     pub(super) async fn plug_disk(&self, disk: Disk) -> Result<(), VmmError> {
         let id = disk.id.clone();
+        if disk.place == DiskPlace::Virtio {
+            return Err(VmmError::Config(format!("the virtio disk {id} is not there from launch")));
+        }
         let kind = shape::file_kind(&disk.file)?;
         let objects = self.run(QomList { path: "/objects".into() }).await?;
         let throttled = objects.iter().any(|object| object.name == shape::THROTTLE);
