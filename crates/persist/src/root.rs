@@ -167,19 +167,9 @@ impl Root {
             .map_err(self.global("read", path))
     }
 
-    /// A path in the root as directories and a file.
     fn steps<'a>(&self, path: &'a str) -> Result<(Vec<&'a str>, &'a str), GlobalError> {
-        let escapes = || GlobalError::Escapes { path: path.to_owned(), root: self.path.clone() };
-        let mut steps = Vec::new();
-        for step in Path::new(path).components() {
-            match step {
-                Component::Normal(name) => steps.push(name.to_str().ok_or_else(escapes)?),
-                Component::RootDir | Component::CurDir => {}
-                // Kata lets this leave the root.
-                Component::ParentDir | Component::Prefix(_) => return Err(escapes()),
-            }
-        }
-        let file = steps.pop().ok_or_else(escapes)?;
+        let mut steps = steps(path, &self.path)?;
+        let file = steps.pop().ok_or_else(|| escapes(path, &self.path))?;
         Ok((steps, file))
     }
 
@@ -195,6 +185,26 @@ impl Root {
     ) -> impl FnOnce(Errno) -> StoreError + use<> {
         crate::store::io(verb, &self.sandbox(id))
     }
+}
+
+/// A path beneath a root, step by step; at least one. A leading `/` means the root.
+pub(crate) fn steps<'a>(path: &'a str, root: &Path) -> Result<Vec<&'a str>, GlobalError> {
+    let mut steps = Vec::new();
+    for step in Path::new(path).components() {
+        match step {
+            Component::Normal(name) => {
+                steps.push(name.to_str().ok_or_else(|| escapes(path, root))?);
+            }
+            Component::RootDir | Component::CurDir => {}
+            // Kata lets this leave the root.
+            Component::ParentDir | Component::Prefix(_) => return Err(escapes(path, root)),
+        }
+    }
+    if steps.is_empty() { Err(escapes(path, root)) } else { Ok(steps) }
+}
+
+fn escapes(path: &str, root: &Path) -> GlobalError {
+    GlobalError::Escapes { path: path.to_owned(), root: root.to_owned() }
 }
 
 /// Opens something that a directory holds; neither `..` nor a link leads out of it.

@@ -9,6 +9,7 @@ use coracle_persist::model::StateText;
 use coracle_persist::root::Root;
 use coracle_persist::store::Note;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 use support::place::Mounted;
@@ -49,6 +50,29 @@ fn on_a_full_disk_the_ends_of_many_containers_are_still_recorded() {
         state.sandbox.state = StateText::Stopped;
         assert_eq!(later.to_disk(anew(), &state.sandbox, &state.containers).unwrap().notes, []);
         assert_eq!(later.verify("s1").unwrap().findings, []);
+    }
+}
+
+#[test]
+fn on_a_full_disk_the_end_of_a_container_is_recorded_even_after_a_torn_commit() {
+    let disk = Mounted::tmpfs(2 << 20);
+    let root = disk.path().join("root");
+    let mut state = whole("s1", 20, 8, 1);
+    let mut driver = FsDriver::new(Root::at(&root));
+    driver.to_disk(anew(), &state.sandbox, &state.containers).unwrap();
+    drop(driver);
+    // Half a commit behind the last whole one, as a kill leaves it.
+    let path = root.join("sbs/s1/state.log");
+    let log = std::fs::read(&path).unwrap();
+    let end = log.iter().rposition(|byte| *byte != 0).unwrap().next_multiple_of(8);
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&log[..600], end as u64).unwrap();
+    fill(&disk.path());
+    let mut driver = FsDriver::new(Root::at(&root));
+    for n in 0..5 {
+        state.containers.get_mut(&format!("c{n}")).unwrap().state = StateText::Stopped;
+        driver.to_disk(anew(), &state.sandbox, &state.containers).unwrap();
+        assert_eq!(FsDriver::new(Root::at(&root)).from_disk("s1").unwrap().whole, state);
     }
 }
 

@@ -3,7 +3,10 @@
 //! Kata writes each of them in place, so one who reads meanwhile finds some empty and some old. All
 //! are therefore looked at before and after; if anything moved, they are read again.
 
+use super::documents::file_of;
+use super::{Containers, DriverError};
 use crate::codec::{Damage, DecodeError, Tolerance, decode_container, decode_sandbox};
+use crate::id::SandboxId;
 use crate::model::{ContainerState, SandboxState};
 use crate::store::{FILE, Print, entries, is_dir, open_dir, open_file, read_all};
 use rustix::fd::AsFd;
@@ -49,6 +52,18 @@ pub(super) fn read(dir: impl AsFd, tolerance: Tolerance) -> Result<Read, Errno> 
         std::thread::sleep(PAUSE);
     }
     Ok(Read::Unsettled)
+}
+
+/// The containers, if all of them could be read.
+pub(super) fn all_whole(
+    id: &SandboxId,
+    containers: BTreeMap<String, Result<ContainerState, DecodeError>>,
+) -> Result<Containers, DriverError> {
+    let whole = containers.into_iter().map(|(name, state)| match state {
+        Ok(state) => Ok((name, state)),
+        Err(source) => Err(DriverError::Decode { id: id.clone(), file: file_of(&name), source }),
+    });
+    whole.collect()
 }
 
 type Marks = BTreeMap<String, (u64, i64, i64, i64)>;

@@ -1,17 +1,19 @@
 //! To and from a root of Kata's, where there are no logs.
 
-use super::Whole;
+use super::documents::documents;
 use super::error::DriverError;
+use super::files::{self, Read};
 use super::load::{open_sandbox_dir, read_sandbox_dir};
-use crate::codec::{DecodeError, Tolerance, decode_container, encode_container, encode_sandbox};
+use super::{Save, Whole};
+use crate::codec::{DecodeError, Tolerance};
 use crate::foreign::{ConvertError, Dropped, Foreign, convert};
-use crate::id::{ContainerId, SandboxId};
 use crate::lock::{Ask, LockError, LockMode, Wait, flock};
-use crate::root::{Root, SANDBOXES, TRASH};
+use crate::root::{Root, SANDBOXES};
 use crate::store::{self, Disk, FILE};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -48,23 +50,13 @@ fn convert_dir(path: &Path) -> Result<Imported, DriverError> {
         }
         alien @ ConvertError::Alien(_) => DriverError::Alien { id: id.clone(), source: alien },
     })?;
-    let mut whole = Whole { sandbox: converted.state, ..Whole::default() };
-    for name in store::entries(&dir).map_err(store::io("read", path))? {
-        let inner = match store::open_dir(&dir, &name) {
-            Ok(inner) => inner,
-            Err(Errno::NOTDIR | Errno::LOOP) => continue,
-            Err(errno) => return Err(store::io("read", &path.join(name))(errno).into()),
-        };
-        let bytes = match read(&inner) {
-            Ok(bytes) => bytes,
-            Err(Errno::NOENT) => continue,
-            Err(errno) => return Err(store::io("read", &path.join(name))(errno).into()),
-        };
-        let file = format!("{name}/{FILE}");
-        let state = decode_container(&bytes, Tolerance::Strict)
-            .map_err(|source| DriverError::Decode { id: id.clone(), file, source })?;
-        whole.containers.insert(name, state);
-    }
+    let Read::Settled(files) =
+        files::read(&dir, Tolerance::Strict).map_err(store::io("read", path))?
+    else {
+        return Err(DriverError::Unsettled(id));
+    };
+    let containers = files::all_whole(&id, files.containers)?;
+    let whole = Whole { sandbox: converted.state, containers, record: None };
     Ok(Imported { whole, from: converted.from, dropped: converted.dropped })
 }
 
@@ -76,16 +68,14 @@ fn convert_dir(path: &Path) -> Result<Imported, DriverError> {
 /// has no text or the disk refuses.
 pub fn export_to_kata(root: &Root, whole: &Whole, replace: bool) -> Result<(), DriverError> {
     let disk = Disk::default();
-    let id = SandboxId::new(&whole.sandbox.sandbox_container)?;
-    let mut files = vec![(None, encode(&id, None, encode_sandbox(&whole.sandbox))?)];
-    for (name, state) in &whole.containers {
-        ContainerId::new(name)?;
-        files.push((Some(name.as_str()), encode(&id, Some(name), encode_container(state))?));
-    }
+    let (sandbox, containers) = (&whole.sandbox, &whole.containers);
+    let save = Save { sandbox, containers, record: None, only_if: None };
+    let id = save.id()?;
+    let files = documents(&id, &save)?;
     let path = root.sandbox(&id);
     let failed = || store::io("write", &path);
     let sandboxes = root.make(&disk, &[SANDBOXES]).map_err(failed())?;
-    let trash = root.make(&disk, &[TRASH]).map_err(failed())?;
+    let making = root.make(&disk, &[EXPORTS]).map_err(failed())?;
     let ask =
         Ask { mode: LockMode::Exclusive, wait: Wait::For(PATIENCE), cancel: None, create: false };
     let lock = match flock::lock(&id, &path, ask) {
@@ -95,44 +85,38 @@ pub fn export_to_kata(root: &Root, whole: &Whole, replace: bool) -> Result<(), D
         Err(error) => return Err(error.into()),
     };
     let scratch = super::fs::trash_name();
-    let written = write(&disk, &trash, &scratch, &files).and_then(|()| {
+    let written = write(&disk, &making, &scratch, &files).and_then(|()| {
         let flags = match lock {
             Some(_) => RenameFlags::EXCHANGE,
             None => RenameFlags::NOREPLACE,
         };
-        rustix::fs::renameat_with(&trash, &scratch, &sandboxes, id.as_str(), flags)?;
+        rustix::fs::renameat_with(&making, &scratch, &sandboxes, id.as_str(), flags)?;
         disk.sync_dir(&sandboxes)
     });
     // What was replaced, or could not be written.
-    let removed = disk.remove_tree(trash.as_fd(), &scratch);
+    let removed = disk.remove_tree(making.as_fd(), &scratch);
     match written {
         Err(Errno::EXIST) => Err(DriverError::Exists(id)),
         written => Ok(written.and(removed).map_err(failed())?),
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Where sandboxes are made before they appear; nobody empties it as the trash is.
+const EXPORTS: &str = ".export";
 
-fn encode(
-    id: &SandboxId,
-    container: Option<&str>,
-    bytes: Result<Vec<u8>, crate::codec::EncodeError>,
-) -> Result<Vec<u8>, DriverError> {
-    let container = container.map(str::to_owned);
-    bytes.map_err(|source| DriverError::Encode { id: id.clone(), container, source })
-}
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn write(
     disk: &Disk,
     place: &OwnedFd,
     name: &str,
-    files: &[(Option<&str>, Vec<u8>)],
+    files: &BTreeMap<String, Vec<u8>>,
 ) -> Result<(), Errno> {
     disk.make_dir(place, name)?;
     let dir = store::open_dir(place, name)?;
-    for (container, bytes) in files {
-        let inner = match container {
-            Some(container) => {
+    for (file, bytes) in files {
+        let inner = match file.split_once('/') {
+            Some((container, _)) => {
                 disk.make_dir(&dir, container)?;
                 Some(store::open_dir(&dir, container)?)
             }

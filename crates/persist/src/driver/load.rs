@@ -81,18 +81,9 @@ fn load_files(
     };
     let Files { sandbox, containers, prints } = *files;
     let sandbox = sandbox.ok_or_else(|| DriverError::Absent(id.clone()))?;
-    let failed = |file: String| {
-        let id = id.clone();
-        move |source| DriverError::Decode { id, file, source }
-    };
-    let sandbox = belongs(id, sandbox.map_err(failed(FILE.to_owned()))?)?;
-    let containers = containers
-        .into_iter()
-        .map(|(name, state)| match state {
-            Ok(state) => Ok((name, state)),
-            Err(error) => Err(failed(format!("{name}/{FILE}"))(error)),
-        })
-        .collect::<Result<_, _>>()?;
+    let failed = |source| DriverError::Decode { id: id.clone(), file: FILE.to_owned(), source };
+    let sandbox = belongs(id, sandbox.map_err(failed)?)?;
+    let containers = files::all_whole(id, containers)?;
     let whole = Whole { sandbox, containers, record: None };
     Ok((Loaded { whole, generation: Generation(0), edited: Vec::new() }, Some(prints)))
 }

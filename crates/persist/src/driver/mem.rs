@@ -7,7 +7,7 @@ use crate::id::SandboxId;
 use crate::lock::table::{LockTable, Same};
 use crate::lock::{Ask, Lock, LockError, Shown};
 use crate::model::ContainerState;
-use crate::root::{GlobalError, Root};
+use crate::root::{GlobalError, Root, steps};
 use crate::store::Generation;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -82,13 +82,7 @@ impl Same for Made {
 
 impl MemDriver {
     fn global(&self, path: &str) -> Result<String, DriverError> {
-        let steps: Vec<&str> =
-            path.split('/').filter(|step| !step.is_empty() && *step != ".").collect();
-        if steps.is_empty() || steps.contains(&"..") {
-            let root = self.root.path().to_owned();
-            return Err(GlobalError::Escapes { path: path.to_owned(), root }.into());
-        }
-        Ok(steps.join("/"))
+        Ok(steps(path, self.root.path())?.join("/"))
     }
 }
 

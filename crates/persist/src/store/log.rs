@@ -97,7 +97,7 @@ impl Log {
 
     /// Whether a frame can be appended, if need be into the reserve.
     pub(super) fn has_room_for(&self, frame: usize) -> bool {
-        !self.suspect && self.end + frame as u64 <= self.capacity
+        self.end + frame as u64 <= self.capacity
     }
 
     /// Appends a frame and makes it last. An error means that it may or may not be there; the next
@@ -109,7 +109,10 @@ impl Log {
         generation: Generation,
         time: i64,
     ) -> Result<(), Errno> {
-        let done = disk.write(&self.file, frame, self.end).and_then(|()| disk.sync(&self.file));
+        let done = self
+            .clear_tail(disk)
+            .and_then(|()| disk.write(&self.file, frame, self.end))
+            .and_then(|()| disk.sync(&self.file));
         if let Err(errno) = done {
             self.suspect = true;
             // So that a reader does not see what was reported as failed. If this fails too, it sees
@@ -121,7 +124,18 @@ impl Log {
         self.end += frame.len() as u64;
         self.generation = generation;
         self.time = time;
+        self.suspect = false;
         Ok(())
+    }
+
+    /// Overwrites what a commit has left that was not made. It lies in reserved space, so this can be
+    /// done on a full disk too.
+    fn clear_tail(&self, disk: &Disk) -> Result<(), Errno> {
+        if !self.suspect {
+            return Ok(());
+        }
+        let len = usize::try_from(self.capacity - self.end).map_err(|_| Errno::FBIG)?;
+        disk.write(&self.file, &vec![0; len], self.end)
     }
 
     /// Writes a new log with one snapshot and puts it in the place of the old.

@@ -25,7 +25,7 @@
 //!
 //! * [`frame`]: one commit as bytes. * [`replay`]: a log's bytes as documents. Both are pure.
 //! * [`Folder`]: a sandbox's directory and its log, for one who holds the lock.
-//! * `project`: the files for others. * [`Disk`]: every call that changes something, counted, so
+//! * `project` and `settle`: the files for others. * [`Disk`]: every call that changes something, counted, so
 //!   that a test can let each of them fail.
 
 mod disk;
@@ -36,6 +36,7 @@ mod log;
 mod peek;
 mod project;
 pub mod replay;
+mod settle;
 mod sight;
 
 pub use disk::{Disk, Effect, Script, Then};

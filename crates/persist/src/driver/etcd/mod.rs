@@ -27,7 +27,7 @@ use super::{By, Finding, Loaded, PersistDriver, Save, Saved, Verified, Whole};
 use crate::id::{ContainerId, SandboxId};
 use crate::lock::{Ask, Lock, LockError};
 use crate::model::ContainerState;
-use crate::root::{GlobalError, Root};
+use crate::root::{GlobalError, Root, steps};
 use crate::store::{FILE, Generation, OWN_FILE};
 use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, Txn, TxnOp};
 use keys::Keys;
@@ -166,13 +166,9 @@ impl EtcdDriver {
     }
 
     fn global(&self, path: &str) -> Result<String, DriverError> {
-        let steps: Vec<&str> =
-            path.split('/').filter(|step| !step.is_empty() && *step != ".").collect();
-        if steps.is_empty() || steps.contains(&"..") {
-            let root = PathBuf::from(self.keys.globals());
-            return Err(GlobalError::Escapes { path: path.to_owned(), root }.into());
-        }
-        Ok(format!("{}{}", self.keys.globals(), steps.join("/")))
+        let globals = self.keys.globals();
+        let steps = steps(path, globals.as_ref())?;
+        Ok(format!("{globals}{}", steps.join("/")))
     }
 }
 
