@@ -199,7 +199,7 @@ fn states_go_to_katas_root_and_back() {
     assert_eq!(listed.len(), SETS.len());
     let again = state(&place, &[&"import", &"--from", &kata, &"sb-minimal"]);
     assert!(text(&again.stderr).contains("E-STATE-EXISTS"), "{}", text(&again.stderr));
-    let left = fs::read_dir(kata.join(".trash")).expect("a directory").count();
+    let left = fs::read_dir(kata.join(".export")).expect("a directory").count();
     assert_eq!(left, 0);
 }
 
