@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Reading and writing wait for the connection. Exactly one is accepted; the
-//! listener is gone as soon as it is there.
+//! listener is gone as soon as it is there. The guest dials once: after a connection
+//! that broke before it said what it was for, another is not waited for long.
 
 use std::io;
 use std::pin::Pin;
@@ -24,6 +25,10 @@ use crate::stdio::{Frame, HEADER_LEN};
 
 /// How long a connection may take to say what it is for.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the right connection may come after one that broke before it said what it was for. That
+/// one may have been a straggler's; or it was the right one, and then no other comes.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Length of the first frame of a connection.
 const OPEN_LEN: usize = HEADER_LEN + 4;
@@ -87,15 +92,27 @@ async fn accept(
     port: u32,
     session: Option<u64>,
 ) -> io::Result<UnixStream> {
+    let mut last = None;
     loop {
-        let mut stream = listener.accept().await?;
+        let next = async {
+            match last {
+                Some(deadline) => tokio::time::timeout_at(deadline, listener.accept()).await,
+                None => Ok(listener.accept().await),
+            }
+        };
+        let Ok(accepted) = next.await else { return Err(io::ErrorKind::ConnectionAborted.into()) };
+        let mut stream = accepted?;
         let Some(session) = session else { return Ok(stream) };
         match tokio::time::timeout(OPEN_TIMEOUT, opening(&mut stream)).await {
             Ok(Ok(Frame::Open { session: s, port: p })) if s == session && p == port => {
                 return Ok(stream);
             }
+            Ok(Err(fault)) => {
+                tracing::debug!(port, %fault, "a stdio connection broke before it was opened");
+                last.get_or_insert_with(|| tokio::time::Instant::now() + GRACE);
+            }
             // A straggler of an older session, or nobody we know.
-            Ok(_) | Err(_) => tracing::debug!(port, "a foreign stdio connection was let go"),
+            Ok(Ok(_)) | Err(_) => tracing::debug!(port, "a foreign stdio connection was let go"),
         }
     }
 }

@@ -426,6 +426,29 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
+/// The same over connections that break after so many bytes each.
+async fn brittle_echo_survives(steps: &[Step], ring: usize, budgets: Vec<u64>) {
+    let dir = tempfile::tempdir().unwrap();
+    let dial =
+        Brittle { dial: DirDial(dir.path().to_owned()), budgets, dialled: AtomicU64::new(0) };
+    let bed = Bed::dialling(dir, Arc::new(dial), |options| coracle_bridge::server::GuestOptions {
+        ring,
+        ..options
+    });
+    echo_survives(&bed, steps).await;
+    bed.guest.close().await;
+}
+
+/// Nobody dials twice for one attachment: whoever waits for the next connection waits for ever.
+#[tokio::test]
+async fn a_connection_that_breaks_before_it_says_what_it_is_for_is_lost_and_not_waited_for() {
+    let steps = [Step::Die, Step::Write(100), Step::Read(100)];
+    for broken in 0..4 {
+        let budgets = (0..=broken).map(|n| if n == broken { 9 } else { 40_000 }).collect();
+        brittle_echo_survives(&steps, 1000, budgets).await;
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -444,18 +467,6 @@ proptest! {
         ring in 1usize..30_000,
         budgets in prop::collection::vec(0u64..40_000, 0..12),
     ) {
-        runtime().block_on(async {
-            let dir = tempfile::tempdir().unwrap();
-            let dial = Brittle {
-                dial: DirDial(dir.path().to_owned()),
-                budgets,
-                dialled: AtomicU64::new(0),
-            };
-            let bed = Bed::dialling(dir, Arc::new(dial), |options| {
-                coracle_bridge::server::GuestOptions { ring, ..options }
-            });
-            echo_survives(&bed, &steps).await;
-            bed.guest.close().await;
-        });
+        runtime().block_on(brittle_echo_survives(&steps, ring, budgets));
     }
 }
