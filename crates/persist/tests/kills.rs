@@ -94,8 +94,10 @@ fn five_thousand_reads_without_a_lock_are_all_whole() {
     while told(&file) == 0 {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let (mut last, mut different) = (0, 0);
-    for read in 0..5000 {
+    // On a slow disk the writer is the slower one: the reading then goes on
+    // until there were enough states to tell apart.
+    let (mut last, mut different, mut read) = (0, 0, 0);
+    while read < 5000 || different <= 100 {
         let loaded = driver.from_disk("s1").unwrap_or_else(|error| panic!("read {read}: {error}"));
         assert!(loaded.edited.is_empty(), "read {read}: {:?}", loaded.edited);
         assert_eq!(loaded.whole.containers.len(), CONTAINERS, "read {read}");
@@ -103,8 +105,8 @@ fn five_thousand_reads_without_a_lock_are_all_whole() {
         assert!(now >= last, "read {read}: {now} after {last}");
         different += u64::from(now > last);
         last = now;
+        read += 1;
     }
-    assert!(different > 100, "the writer hardly wrote: {different} states in 5000 reads");
 }
 
 #[test]
