@@ -25,13 +25,19 @@ pub const BOOT_MODULES: [&str; 5] =
 
 /// Modules a guest may need: disks plugged in later, file systems of its own disks, persistent
 /// memory, entropy, memory that is given back. A kernel without one of them still boots.
-pub const ON_DEMAND_MODULES: [&str; 9] = [
+pub const ON_DEMAND_MODULES: [&str; 15] = [
     "virtio_scsi",
     "sd_mod",
     "ext4",
     "xfs",
     "virtio_pmem",
     "nd_pmem",
+    "9p",
+    "9pnet_fd",
+    "virtiofs",
+    "virtio_net",
+    "virtio_mem",
+    "vmw_vsock_virtio_transport",
     "virtio_rng",
     "virtio_balloon",
     "qemu_fw_cfg",

@@ -28,6 +28,7 @@ fn mapped(disk: &ColdDisk, mount: &ColdMount) -> Resource {
         coracle: Some(CoracleDisk {
             serial: disk.serial.clone(),
             filesystem: mount.filesystem.clone(),
+            keep: false,
         }),
         ..MappedVirtualDisk::default()
     })

@@ -237,6 +237,37 @@ pub enum UvmError {
         #[source]
         source: ModifyError,
     },
+    /// A file of the host that is to be plugged in could not be opened or examined.
+    #[error("{operation} {path}")]
+    Source {
+        /// What was done to it: "open the disk".
+        operation: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Something that can be written to was asked of a thing plugged in read-only.
+    #[error("{path} is attached read-only: remove it before attaching it writable")]
+    AttachedReadOnly {
+        /// The path on the host.
+        path: String,
+    },
+    /// A guest path already has something else mounted.
+    #[error("{guest_path} in the guest is taken by {holder}")]
+    GuestPathTaken {
+        /// The path in the guest.
+        guest_path: String,
+        /// The host path of what is there.
+        holder: String,
+    },
+    /// Another caller did the same first, and this is what came of it.
+    #[error(transparent)]
+    Shared(std::sync::Arc<UvmError>),
+    /// The runtime of this process is being shut down.
+    #[error("the operation was abandoned with its runtime")]
+    Abandoned,
     /// The VM's processor and memory use could not be read.
     #[error("read the statistics of the VM {id}")]
     Stats {
@@ -260,6 +291,13 @@ impl UvmError {
             ) => Some(
                 "make the guest's files with `coracle guest build` (or `make setup`)".to_owned(),
             ),
+            Self::NoScsiControllers => {
+                Some("make the VM with `scsi_controller_count` of at least 1".to_owned())
+            }
+            Self::Shared(first) => first.help(),
+            Self::Modify { source: ModifyError::Host(source) | ModifyError::Adding(source), .. } => {
+                source.help()
+            }
             _ => None,
         }
     }
@@ -300,6 +338,11 @@ impl UvmError {
             Self::DeleteContainerStateUnsupported => "E-CONTAINER-DELETE",
             Self::Guest { .. } => "E-GUEST",
             Self::Modify { .. } => "E-MODIFY",
+            Self::Source { .. } => "E-DEVICE-SOURCE",
+            Self::AttachedReadOnly { .. } => "E-DEVICE-READ-ONLY",
+            Self::GuestPathTaken { .. } => "E-GUEST-PATH",
+            Self::Shared(first) => first.code(),
+            Self::Abandoned => "E-ABANDONED",
             Self::Stats { .. } => "E-STATS",
         }
     }
@@ -313,6 +356,7 @@ impl UvmError {
             | Self::CreateContainer { source, .. }
             | Self::Guest { source, .. }
             | Self::Modify { source: ModifyError::Guest(source), .. } => source.hresult(),
+            Self::Shared(first) => first.guest_result(),
             _ => None,
         }
     }

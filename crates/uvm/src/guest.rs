@@ -100,6 +100,16 @@ impl Machine {
         self.guest().ok_or(UvmError::NoGuestConnection { operation, id })
     }
 
+    /// Whether something can be plugged in: the VM is there and not over. The guest's half of it
+    /// needs [`State::Running`] and fails by itself before.
+    pub(crate) fn may_plug(&self, operation: &'static str) -> Result<()> {
+        let (id, state) = (self.id.clone(), self.life.state());
+        if state.is_over() {
+            return Err(UvmError::NotRunning { operation, id, state });
+        }
+        Ok(())
+    }
+
     fn guest_failed(&self, operation: &'static str, source: BridgeError) -> UvmError {
         UvmError::Guest { operation, id: self.id.clone(), source }
     }

@@ -43,9 +43,11 @@ pub mod merge;
 pub mod modify;
 pub mod options;
 pub mod output;
+mod plug;
 pub mod schema;
 mod state;
 mod stats;
+pub mod scsi;
 pub mod timeline;
 pub mod validate;
 

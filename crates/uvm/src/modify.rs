@@ -34,6 +34,12 @@ pub enum ModifyError {
     /// The guest half.
     #[error("guest modify")]
     Guest(#[source] BridgeError),
+    /// The guest did not answer in time; what became of the request is not known.
+    #[error("the guest did not answer within {} s", limit.as_secs())]
+    GuestTimeout {
+        /// How long it was waited for.
+        limit: Duration,
+    },
     /// There is a guest half and nobody to ask.
     #[error("the VM has no guest connection")]
     NoGuest,
@@ -133,6 +139,17 @@ impl HostHalf for NoHost {
 }
 
 impl Machine {
+    /// A change that is all the guest's, within the time one may take.
+    pub(crate) async fn ask_guest(
+        &self,
+        verb: Verb,
+        resource: Resource,
+    ) -> Result<(), ModifyError> {
+        let limit = self.host.device_timeout;
+        let asked = tokio::time::timeout(limit, self.modify_guest(verb, resource)).await;
+        asked.unwrap_or(Err(ModifyError::GuestTimeout { limit }))
+    }
+
     /// A change that is all the guest's. It may not have said yet that it runs: its cold disks
     /// are mounted before.
     pub(crate) async fn modify_guest(

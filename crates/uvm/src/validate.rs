@@ -26,7 +26,7 @@ pub enum OptionsError {
     #[error("EnableDeferredCommit is not supported on physically backed VMs")]
     DeferredCommitOnPhysical,
     /// There is at most one SCSI controller.
-    #[error("SCSI controller count must be 0 or 1")]
+    #[error("SCSI controller count must be 0 to 4")]
     ScsiControllerCount,
     /// More PMEM devices than can be.
     #[error("vpmem device count cannot be greater than {MAX_VPMEM_COUNT}")]
@@ -123,7 +123,7 @@ pub fn check_lcow(
     if opts.options.enable_deferred_commit && !opts.options.allow_overcommit {
         return Err(OptionsError::DeferredCommitOnPhysical);
     }
-    if opts.scsi_controller_count > 1 {
+    if opts.scsi_controller_count > 4 {
         return Err(OptionsError::ScsiControllerCount);
     }
     if opts.vpmem_device_count > MAX_VPMEM_COUNT {
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn each_bad_device_count_has_its_text() {
-        assert_eq!(text(|o| o.scsi_controller_count = 2), "SCSI controller count must be 0 or 1");
+        assert_eq!(text(|o| o.scsi_controller_count = 5), "SCSI controller count must be 0 to 4");
         assert_eq!(
             text(|o| o.vpmem_device_count = 129),
             "vpmem device count cannot be greater than 128"

@@ -127,6 +127,10 @@ pub enum DiskFormat {
     Raw,
     /// QEMU's own sparse format, without a backing file.
     Qcow2,
+    /// Microsoft's older format.
+    Vhd,
+    /// Microsoft's newer format.
+    Vhdx,
 }
 
 /// A persistent memory device, cold only: it cannot be unplugged.

@@ -29,7 +29,11 @@ fn apply(mounter: &Mounter, verb: Verb, resource: Resource) -> Result<(), Servic
         (Resource::MappedVirtualDisk(disk), Verb::Add) => add_disk(mounter, &disk),
         (Resource::MappedVirtualDisk(disk), Verb::Remove) => {
             let target = Some(Path::new(&disk.mount_path)).filter(|_| !disk.mount_path.is_empty());
-            disk::detach(&address(&disk), target).map_err(|error| failed(&error))
+            let keep = disk.coracle.as_ref().is_some_and(|extra| extra.keep);
+            match target {
+                Some(target) if keep => unmount(target).map_err(|error| failed(&error)),
+                target => disk::detach(&address(&disk), target).map_err(|error| failed(&error)),
+            }
         }
         (Resource::VpmemDevice(device), Verb::Add) => add_pmem(mounter, &device),
         (Resource::VpmemDevice(device), Verb::Remove) => remove(&device.mount_path),

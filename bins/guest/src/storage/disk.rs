@@ -10,12 +10,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::mount::MsFlags;
 
+use super::superblock::{self, SuperblockError};
 use super::mount::{Mount, MountError, Mounter, unmount};
 
 /// How long a disk may take to appear.
 pub const APPEAR_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Asks for the file system that is on the disk.
+const AUTO: &str = "auto";
 
 /// Why a disk could not be attached or detached.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +49,9 @@ pub enum DiskError {
         /// The file system asked for.
         kind: String,
     },
+    /// What is on it could not be told.
+    #[error(transparent)]
+    Superblock(#[from] SuperblockError),
     /// It could not be mounted or unmounted.
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -80,7 +88,7 @@ impl std::fmt::Display for DiskAddress {
     }
 }
 
-/// Mounts the disk on `target` (mode 0700).
+/// Mounts the disk on `target` (mode 0700). `auto` mounts whatever file system is on it.
 pub fn attach(
     mounter: &Mounter,
     address: &DiskAddress,
@@ -88,23 +96,43 @@ pub fn attach(
     filesystem: Option<&str>,
     read_only: bool,
 ) -> Result<(), DiskError> {
-    let kind = filesystem.unwrap_or("ext4");
-    // A journal must not be replayed onto a disk others may be reading.
-    let (flags, data) = match (kind, read_only) {
-        ("ext4", true) => (MsFlags::MS_RDONLY, "noload"),
-        ("xfs", true) => (MsFlags::MS_RDONLY, "norecovery,nouuid"),
-        ("xfs", false) => (MsFlags::empty(), "nouuid"),
-        ("erofs", _) => (MsFlags::MS_RDONLY, ""),
-        ("ext4", false) => (MsFlags::empty(), ""),
-        _ => {
-            let (address, kind) = (address.clone(), kind.to_owned());
-            return Err(DiskError::Filesystem { address, kind });
-        }
-    };
+    let asked = filesystem.unwrap_or("ext4");
+    if asked != AUTO {
+        options(address, asked, read_only)?;
+    }
     load_drivers(mounter, address);
     let device = wait_for(address, APPEAR_TIMEOUT)?;
-    mounter.mount(&Mount { from: &device, target, kind, flags, data, mode: 0o700 })?;
+    let kind = if asked == AUTO { superblock::kind_of(&device)? } else { asked };
+    let (flags, data) = options(address, kind, read_only)?;
+    let mount = Mount { from: &device, target, kind, flags, data, mode: 0o700 };
+    match mounter.mount(&mount) {
+        // The kernel has one file system per disk, and that is writable: this view of it is not.
+        Err(MountError::Mount { source: Errno::EBUSY, .. }) if read_only => {
+            mounter.mount_again(&device, target, mount.mode)?;
+        }
+        other => other?,
+    }
     Ok(())
+}
+
+/// How a file system is mounted.
+fn options(
+    address: &DiskAddress,
+    kind: &str,
+    read_only: bool,
+) -> Result<(MsFlags, &'static str), DiskError> {
+    // A journal must not be replayed onto a disk others may be reading.
+    match (kind, read_only) {
+        ("ext4", true) => Ok((MsFlags::MS_RDONLY, "noload")),
+        ("xfs", true) => Ok((MsFlags::MS_RDONLY, "norecovery,nouuid")),
+        ("xfs", false) => Ok((MsFlags::empty(), "nouuid")),
+        ("erofs", _) => Ok((MsFlags::MS_RDONLY, "")),
+        ("ext4", false) => Ok((MsFlags::empty(), "")),
+        _ => {
+            let (address, kind) = (address.clone(), kind.to_owned());
+            Err(DiskError::Filesystem { address, kind })
+        }
+    }
 }
 
 /// Unmounts `target`, if there is one, and makes the kernel forget the disk, so that the host can

@@ -7,3 +7,4 @@ pub mod disk;
 pub mod mount;
 pub mod overlay;
 pub mod pmem;
+mod superblock;

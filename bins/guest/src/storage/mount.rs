@@ -129,6 +129,28 @@ impl Mounter {
         })
     }
 
+    /// Mounts read-only, at one more place, a disk that is mounted writable already.
+    pub fn mount_again(&self, disk: &Path, target: &Path, mode: u32) -> Result<(), MountError> {
+        let table = fs::read("/proc/self/mountinfo").map_err(MountError::MountInfo)?;
+        let there = mounted_whole(&table, disk).ok_or_else(|| MountError::Mount {
+            from: disk.to_owned(),
+            kind: "bind".to_owned(),
+            target: target.to_owned(),
+            source: Errno::EBUSY,
+        })?;
+        let bind = MsFlags::MS_BIND;
+        self.mount(&Mount { from: &there, target, kind: "", flags: bind, data: "", mode })?;
+        let flags = bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        let none: Option<&str> = None;
+        mount(none, target, none, flags, none).map_err(|source| {
+            if let Err(error) = unmount(target) {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a writable view stays");
+            }
+            let (from, target) = (there.clone(), target.to_owned());
+            MountError::Mount { from, kind: "bind".to_owned(), target, source }
+        })
+    }
+
     /// Loads modules of the boot list.
     pub fn load_modules(&self, list: &[PathBuf]) {
         let modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,6 +218,20 @@ pub fn mount_points(table: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
         .split(|byte| *byte == b'\n')
         .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
         .map(unescape)
+}
+
+/// Where the whole of a disk's file system is mounted, if anywhere.
+fn mounted_whole(table: &[u8], disk: &Path) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    table.split(|byte| *byte == b'\n').find_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+        let dash = fields.iter().position(|field| *field == b"-")?;
+        let from = unescape(fields.get(dash + 2)?);
+        let is_whole = fields.get(3) == Some(&&b"/"[..]);
+        let point = unescape(fields.get(4)?);
+        (is_whole && from == disk.as_os_str().as_bytes())
+            .then(|| PathBuf::from(std::ffi::OsString::from_vec(point)))
+    })
 }
 
 fn unescape(field: &[u8]) -> Vec<u8> {

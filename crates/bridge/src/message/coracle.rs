@@ -58,8 +58,10 @@ pub struct CoracleGuest {
 pub struct CoracleDisk {
     /// The disk's serial; empty means: by controller and LUN.
     pub serial: String,
-    /// `ext4`, `xfs` or `erofs`; empty means ext4.
+    /// `ext4`, `xfs`, `erofs`, or `auto` to look what is on it; empty means ext4.
     pub filesystem: String,
+    /// A remove takes the mount away and leaves the disk.
+    pub keep: bool,
 }
 
 empty_bodies! {

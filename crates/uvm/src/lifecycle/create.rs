@@ -71,6 +71,7 @@ impl UtilityVm {
 
         clock.mark(Stage::Spawn);
         let (memory_mib, processors) = (config.memory.size.0, config.vcpus);
+        let scsi_controllers = u8::try_from(config.scsi_controllers).unwrap_or(u8::MAX);
         let vm = launch(vmm.as_ref(), config, &opts).await?;
         clock.mark(Stage::Monitor);
         let keeper = match RunningKeeper::start(&opts.host.keeper, &channel).await {
@@ -102,6 +103,8 @@ impl UtilityVm {
             start_abandoned: Notify::new(),
             capabilities: OnceLock::new(),
             closed: OnceCell::new(),
+            scsi_controllers,
+            scsi: Mutex::default(),
             host: opts.host,
             id,
         });

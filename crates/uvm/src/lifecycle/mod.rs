@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 
 use crate::counters::Counters;
 use crate::options::{ColdDisk, HostOptions, OutputHandler};
+use crate::scsi::Desk;
 use crate::state::State;
 use crate::timeline::Clock;
 use life::Life;
@@ -76,6 +77,8 @@ pub(crate) struct Machine {
     pub(crate) clock: Clock,
     pub(crate) counters: Counters,
     pub(crate) host: HostOptions,
+    pub(crate) scsi_controllers: u8,
+    pub(crate) scsi: Mutex<Desk>,
     output_handler: Option<OutputHandler>,
     /// The protocol's version and what the guest can do, from the handshake on.
     pub(crate) capabilities: OnceLock<(u32, GuestDefinedCapabilities)>,

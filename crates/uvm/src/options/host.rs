@@ -43,6 +43,9 @@ pub struct HostOptions {
     /// The limit for everything start does. Default 2 minutes, or
     /// `HCSSHIM_TIMEOUT_SYSTEMSTART` in seconds.
     pub start_timeout: Duration,
+    /// The limit for each half of plugging something in or out: the guest's answer, and the host's
+    /// unplugging. Default 30 seconds.
+    pub device_timeout: Duration,
     /// The limit for undoing: it is counted afresh and never shared with the operation that
     /// failed.
     pub cleanup_timeout: Duration,
@@ -65,6 +68,7 @@ impl Default for HostOptions {
             root_filesystem: "erofs".to_owned(),
             create_timeout: seconds(variable("HCSSHIM_TIMEOUT_SYSTEMCREATE"), 240),
             start_timeout: seconds(variable("HCSSHIM_TIMEOUT_SYSTEMSTART"), 120),
+            device_timeout: Duration::from_secs(30),
             cleanup_timeout: Duration::from_secs(10),
         }
     }

@@ -8,4 +8,5 @@ mod boot;
 mod containers;
 mod death;
 mod machine;
+mod scsi;
 mod support;

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_bridge::message::ProcessParameters;
 use coracle_uvm::options::{ColdDisk, ColdMount, OptionsLcow};
 use coracle_uvm::{UtilityVm, UvmError};
+use tokio::io::AsyncReadExt;
 
 /// A folder for one test's VM.
 pub struct Place(tempfile::TempDir);
@@ -119,6 +121,29 @@ pub fn chain(error: &UvmError) -> String {
         next = cause.source();
     }
     text
+}
+
+/// Runs a shell command in the VM itself and returns what it prints; it must succeed.
+pub async fn sh(vm: &UtilityVm, command: &str) -> String {
+    let parameters = ProcessParameters {
+        command_args: ["/bin/busybox", "sh", "-c", command].map(str::to_owned).to_vec(),
+        environment: [("PATH".to_owned(), "/bin:/sbin:/usr/bin:/usr/sbin".to_owned())].into(),
+        create_std_out_pipe: true,
+        create_std_err_pipe: true,
+        ..ProcessParameters::default()
+    };
+    let process = within("the command's start", vm.create_process(&parameters)).await.unwrap();
+    let mut stdio = process.take_stdio();
+    let (mut out, mut err) = (String::new(), String::new());
+    let both = async {
+        let (mut stdout, mut stderr) = (stdio.stdout.take().unwrap(), stdio.stderr.take().unwrap());
+        tokio::join!(stdout.read_to_string(&mut out), stderr.read_to_string(&mut err))
+    };
+    let (read_out, read_err) = within("the command's output", both).await;
+    (read_out.unwrap(), read_err.unwrap());
+    let code = within("the command's end", process.wait()).await.unwrap();
+    assert_eq!(code, 0, "{command}: {err}");
+    out
 }
 
 /// A program of the examples, which are built with the tests.

@@ -43,6 +43,8 @@ pub(crate) fn disk_node(
     let format = match disk.format {
         DiskFormat::Raw => "raw",
         DiskFormat::Qcow2 => "qcow2",
+        DiskFormat::Vhd => "vpc",
+        DiskFormat::Vhdx => "vhdx",
     };
     let driver = match kind {
         FileKind::Regular => "file",
