@@ -282,6 +282,36 @@ pub fn open_beneath(root: BorrowedFd<'_>, path: &CStr, flags: libc::c_int) -> io
     }
 }
 
+/// A copy of the mount at `path`, with all below it, attached nowhere (`open_tree`).
+pub fn clone_mount(path: &CStr) -> io::Result<OwnedFd> {
+    // SAFETY: the path is a C string; the descriptor the kernel returns belongs to nobody else.
+    unsafe {
+        let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | AT_RECURSIVE;
+        let fd = libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags);
+        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0);
+        fd.map(|fd| OwnedFd::from_raw_fd(fd)).ok_or_else(io::Error::last_os_error)
+    }
+}
+
+/// With all mounts below.
+const AT_RECURSIVE: libc::c_uint = 0x8000;
+
+/// Puts a mount that is attached nowhere at `path` (`move_mount`).
+pub fn place_mount(tree: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
+    // SAFETY: takes integers and two C strings, which it only reads.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Borrows a descriptor known by number only, as libcontainer hands numbers on.
 ///
 /// A number that is not open is no danger: every call on it fails.

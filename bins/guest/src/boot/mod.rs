@@ -144,7 +144,7 @@ async fn serve(prepared: Prepared, program: OwnProgram, log: Log) -> Result<()> 
         return ended;
     }
     let launcher = Launcher::new(program, reaper);
-    let agent = Agent::new(launcher, Arc::clone(&mounter));
+    let agent = Agent::new(launcher, Arc::clone(&mounter), channel.clone());
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let guest = Guest::new(
         Arc::new(agent),

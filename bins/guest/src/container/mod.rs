@@ -12,6 +12,7 @@
 //!   agent ──spawn──▶ helper delete ──libcontainer──▶ no processes, no cgroup, no state
 //! ```
 
+pub mod attach;
 mod create;
 mod delete;
 mod exec;

@@ -313,6 +313,8 @@ impl GuestService for FakeGuest {
             Resource::MappedDirectory(directory) => &directory.mount_path,
             Resource::VpmemDevice(device) => &device.mount_path,
             Resource::CombinedLayers(layers) => &layers.container_root_path,
+            Resource::ContainerMount(mount) => &mount.destination,
+            Resource::Pipe(pipe) => &pipe.path,
             other => {
                 let kind = other.resource_type();
                 return Err(ServiceError::not_implemented(format!("the fake guest has no {kind}")));

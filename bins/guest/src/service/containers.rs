@@ -51,6 +51,18 @@ pub struct Container {
     streams: Mutex<Option<AgentEnds>>,
 }
 
+impl Container {
+    /// Another descriptor of its init.
+    pub(super) fn init_handle(&self) -> Result<OwnedFd, ServiceError> {
+        Ok(self.init_handle.try_clone()?)
+    }
+
+    /// Whether its init has ended.
+    pub(super) fn has_exited(&self) -> bool {
+        self.init.while_alive(|_| ()).is_none()
+    }
+}
+
 impl Agent {
     pub(super) fn container(&self, id: &str) -> Result<Arc<Container>, ServiceError> {
         self.containers().get(id).cloned().ok_or_else(|| Hresult::NO_SUCH_SYSTEM.into())

@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use coracle_bridge::channel::GuestChannel;
 use coracle_bridge::message::incoming::Change;
 use coracle_bridge::message::{ContainerConfig, ProcessParameters, Properties, PropertiesQuery};
 use coracle_bridge::server::{Created, GuestService, ServiceError, Started, Stop, Target};
@@ -27,6 +28,7 @@ use crate::process::terminal::Terminal;
 use crate::reaper::{Child, Reaper};
 use crate::stacks;
 use crate::storage::mount::Mounter;
+use crate::storage::pipe::Pipes;
 
 use containers::Container;
 
@@ -35,6 +37,10 @@ use containers::Container;
 pub struct Agent {
     launcher: Launcher,
     mounter: Arc<Mounter>,
+    channel: GuestChannel,
+    pipes: Pipes,
+    /// What is shown in containers, and whether its mount point was made for it.
+    shown: Mutex<HashMap<(String, String), bool>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
     processes: Arc<Mutex<HashMap<u32, Process>>>,
 }
@@ -48,8 +54,16 @@ struct Process {
 
 impl Agent {
     /// An agent with no containers.
-    pub fn new(launcher: Launcher, mounter: Arc<Mounter>) -> Self {
-        Self { launcher, mounter, containers: Mutex::default(), processes: Arc::default() }
+    pub fn new(launcher: Launcher, mounter: Arc<Mounter>, channel: GuestChannel) -> Self {
+        Self {
+            launcher,
+            mounter,
+            channel,
+            pipes: Pipes::default(),
+            shown: Mutex::default(),
+            containers: Mutex::default(),
+            processes: Arc::default(),
+        }
     }
 
     fn reaper(&self) -> &Reaper {

@@ -1,27 +1,105 @@
-//! Resources of the VM: disks, layers, persistent memory.
+//! Resources of the VM: disks, layers, persistent memory, shares, pipes, and what of them containers
+//! see.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use coracle_bridge::message::incoming::Change;
-use coracle_bridge::message::{CombinedLayers, MappedVirtualDisk, Resource, Verb, VpmemDevice};
+use coracle_bridge::message::{
+    CombinedLayers, ContainerMount, MappedDirectory, MappedVirtualDisk, Resource, Verb, VpmemDevice,
+};
 use coracle_bridge::server::ServiceError;
 
 use super::Agent;
 use super::errors::failed;
-use crate::container;
+use crate::container::{self, attach};
 use crate::storage::disk::{self, APPEAR_TIMEOUT, DiskAddress};
 use crate::storage::mount::{Mounter, unmount};
-use crate::storage::{overlay, pmem};
+use crate::storage::{overlay, plan9, pmem, virtiofs};
 
 impl Agent {
     pub(super) async fn modify_vm(&self, change: Change) -> Result<(), ServiceError> {
-        let mounter = Arc::clone(&self.mounter);
-        // Waiting for a device and mounting it block.
-        tokio::task::spawn_blocking(move || apply(&mounter, change.verb, change.resource))
-            .await
-            .map_err(ServiceError::failed)?
+        let Change { verb, resource, .. } = change;
+        match (resource, verb) {
+            (Resource::MappedDirectory(share), Verb::Add) => self.add_share(share).await,
+            (Resource::Pipe(pipe), Verb::Add) => self
+                .pipes
+                .add(self.channel.clone(), Path::new(&pipe.path), pipe.port)
+                .map_err(|error| failed(&error)),
+            (Resource::Pipe(pipe), Verb::Remove) => {
+                self.pipes.remove(Path::new(&pipe.path)).map_err(|error| failed(&error))
+            }
+            (Resource::ContainerMount(mount), Verb::Add) => self.show(mount).await,
+            (Resource::ContainerMount(mount), Verb::Remove) => self.hide(mount).await,
+            (resource, verb) => {
+                let mounter = Arc::clone(&self.mounter);
+                blocking(move || apply(&mounter, verb, resource)).await
+            }
+        }
     }
+
+    /// Mounts a share: by its tag from a device, or by its port from a server on the host.
+    async fn add_share(&self, share: MappedDirectory) -> Result<(), ServiceError> {
+        let mounter = Arc::clone(&self.mounter);
+        let tag = share.coracle.clone().map(|extra| extra.tag).filter(|tag| !tag.is_empty());
+        if let Some(tag) = tag {
+            return blocking(move || {
+                let target = Path::new(&share.mount_path);
+                virtiofs::attach(&mounter, &tag, target, share.read_only, APPEAR_TIMEOUT)
+                    .map_err(|error| failed(&error))
+            })
+            .await;
+        }
+        let server = self.channel.dial(share.port).await.map_err(|error| {
+            ServiceError::failed(format!("dialling the server of a share: {error}"))
+        })?;
+        blocking(move || {
+            let target = Path::new(&share.mount_path);
+            plan9::attach(&mounter, server, &share.share_name, target, share.read_only)
+                .map_err(|error| failed(&error))
+        })
+        .await
+    }
+
+    async fn show(&self, mount: ContainerMount) -> Result<(), ServiceError> {
+        let init = self.container(&mount.container_id)?.init_handle()?;
+        let key = (mount.container_id.clone(), mount.destination.clone());
+        let created = blocking(move || {
+            attach::attach(init, Path::new(&mount.source), Path::new(&mount.destination))
+                .map_err(|error| failed(&error))
+        })
+        .await?;
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(key, created);
+        Ok(())
+    }
+
+    /// A container that is gone has taken its mounts along.
+    async fn hide(&self, mount: ContainerMount) -> Result<(), ServiceError> {
+        let key = (mount.container_id.clone(), mount.destination.clone());
+        let created = self.shown.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        let Ok(container) = self.container(&mount.container_id) else { return Ok(()) };
+        if container.has_exited() {
+            return Ok(());
+        }
+        let init = container.init_handle()?;
+        let hidden = blocking(move || {
+            attach::detach(init, Path::new(&mount.destination), created.unwrap_or(false))
+                .map_err(|error| failed(&error))
+        })
+        .await;
+        if let (Err(_), Some(created)) = (&hidden, created) {
+            // It is still there, and will be removed as it was made.
+            self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(key, created);
+        }
+        hidden
+    }
+}
+
+/// Runs what waits for devices, mounts, or enters a container on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    tokio::task::spawn_blocking(work).await.map_err(ServiceError::failed)?
 }
 
 fn apply(mounter: &Mounter, verb: Verb, resource: Resource) -> Result<(), ServiceError> {
@@ -35,6 +113,7 @@ fn apply(mounter: &Mounter, verb: Verb, resource: Resource) -> Result<(), Servic
                 target => disk::detach(&address(&disk), target).map_err(|error| failed(&error)),
             }
         }
+        (Resource::MappedDirectory(share), Verb::Remove) => remove(&share.mount_path),
         (Resource::VpmemDevice(device), Verb::Add) => add_pmem(mounter, &device),
         (Resource::VpmemDevice(device), Verb::Remove) => remove(&device.mount_path),
         (Resource::CombinedLayers(layers), Verb::Add) => combine(mounter, &layers),
@@ -67,10 +146,14 @@ fn address(disk: &MappedVirtualDisk) -> DiskAddress {
     }
 }
 
-/// A disk without a mount path is only attached, which the host has done.
+/// A disk without a mount path is only attached, which the host has done; one with a serial is waited
+/// for all the same, so that it is there when the host hears of it.
 fn add_disk(mounter: &Mounter, disk: &MappedVirtualDisk) -> Result<(), ServiceError> {
     if disk.mount_path.is_empty() {
-        return Ok(());
+        return match address(disk) {
+            DiskAddress::Lun { .. } => Ok(()),
+            serial => disk::await_attached(mounter, &serial).map_err(|error| failed(&error)),
+        };
     }
     if disk.encrypted {
         return Err(ServiceError::not_implemented("this guest has no encrypted disks"));
@@ -90,7 +173,12 @@ fn add_pmem(mounter: &Mounter, device: &VpmemDevice) -> Result<(), ServiceError>
         return Err(ServiceError::not_implemented("this guest mounts whole pmem devices only"));
     }
     let target = Path::new(&device.mount_path);
-    pmem::attach(mounter, device.device_number, target, APPEAR_TIMEOUT)
+    let which = match &device.coracle {
+        Some(extra) => pmem::Which::Address(extra.address),
+        None => pmem::Which::Number(device.device_number),
+    };
+    let filesystem = device.coracle.as_ref().map(|extra| extra.filesystem.as_str());
+    pmem::attach(mounter, which, filesystem, target, APPEAR_TIMEOUT)
         .map_err(|error| failed(&error))
 }
 

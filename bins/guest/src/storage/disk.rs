@@ -115,6 +115,12 @@ pub fn attach(
     Ok(())
 }
 
+/// Returns when the disk is there.
+pub fn await_attached(mounter: &Mounter, address: &DiskAddress) -> Result<(), DiskError> {
+    load_drivers(mounter, address);
+    wait_for(address, APPEAR_TIMEOUT).map(drop)
+}
+
 /// How a file system is mounted.
 fn options(
     address: &DiskAddress,

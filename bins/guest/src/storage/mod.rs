@@ -6,5 +6,8 @@
 pub mod disk;
 pub mod mount;
 pub mod overlay;
+pub mod pipe;
+pub mod plan9;
 pub mod pmem;
 mod superblock;
+pub mod virtiofs;

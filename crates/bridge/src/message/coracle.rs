@@ -64,6 +64,48 @@ pub struct CoracleDisk {
     pub keep: bool,
 }
 
+/// `Coracle` in the settings of a [`MappedDirectory`](super::MappedDirectory): the share is served by
+/// virtio-fs and not by a 9P server on a port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct CoracleShare {
+    /// The tag of the virtio-fs device; empty means 9P.
+    pub tag: String,
+}
+
+/// `Coracle` in the settings of a [`VpmemDevice`](super::VpmemDevice): the guest numbers such devices
+/// as it finds them, so the device is told by where its memory begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct CoraclePmem {
+    /// Its first guest-physical address, in bytes.
+    pub address: u64,
+    /// `ext4`, `xfs`, `erofs`, or `auto` to look what is on it; empty means ext4.
+    pub filesystem: String,
+}
+
+/// Something of the VM that a running container shall see. A remove names the destination alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ContainerMount {
+    /// The container.
+    pub container_id: String,
+    /// The file, folder or socket in the VM.
+    pub source: String,
+    /// Where the container sees it; made if missing.
+    pub destination: String,
+}
+
+/// A socket in the guest; each connection to it becomes one to a port of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Pipe {
+    /// The socket's path in the guest.
+    pub path: String,
+    /// The host's port.
+    pub port: u32,
+}
+
 empty_bodies! {
     /// ListState: asks what the guest holds. Goes to the null id.
     ListState

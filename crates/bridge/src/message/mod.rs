@@ -41,8 +41,9 @@ pub use container::{
     SystemConfig,
 };
 pub use coracle::{
-    AckExit, AttachStdio, Attached, Chunk, ChunkData, ContainerState, CoracleDisk, CoracleGuest,
-    CoracleHost, Held, HeldAnswer, ListState, ProcessState, State, StreamOffset,
+    AckExit, AttachStdio, Attached, Chunk, ChunkData, ContainerMount, ContainerState, CoracleDisk,
+    CoracleGuest, CoracleHost, CoraclePmem, CoracleShare, Held, HeldAnswer, ListState, Pipe,
+    ProcessState, State, StreamOffset,
 };
 pub use envelope::{Notification, Request, Response, Rpc};
 pub use metrics::{

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CoracleDisk, ResourceError, ResourceType};
+use super::{
+    ContainerMount, CoracleDisk, CoraclePmem, CoracleShare, Pipe, ResourceError, ResourceType,
+};
 use crate::wire::{Json, Layout, WireError, Zero, always, layout, maybe};
 
 /// A thing in the guest that can be added, removed or changed.
@@ -30,6 +32,10 @@ pub enum Resource {
     SecurityPolicy(SecurityPolicy),
     /// The addresses of the VM's sockets; Windows guests.
     HvSocket(HvSocketAddress),
+    /// Ours: something of the VM, seen in a container that runs.
+    ContainerMount(ContainerMount),
+    /// Ours: a socket in the guest that stands for one on the host.
+    Pipe(Pipe),
 }
 
 macro_rules! resource_types {
@@ -70,6 +76,8 @@ resource_types! {
     ContainerConstraints: "ContainerConstraints",
     SecurityPolicy: "SecurityPolicy",
     HvSocket: "HvSocket",
+    ContainerMount: "CoracleContainerMount",
+    Pipe: "CoraclePipe",
 }
 
 impl Resource {
@@ -109,6 +117,8 @@ impl Resource {
             "ContainerConstraints" => settings.decode().map(Self::ContainerConstraints),
             "SecurityPolicy" => settings.decode().map(Self::SecurityPolicy),
             "HvSocket" => settings.decode().map(Self::HvSocket),
+            "CoracleContainerMount" => settings.decode().map(Self::ContainerMount),
+            "CoraclePipe" => settings.decode().map(Self::Pipe),
             _ => return None,
         })
     }
@@ -171,6 +181,8 @@ pub struct MappedDirectory {
     pub share_name: String,
     /// Mount read-only.
     pub read_only: bool,
+    /// Ours: how the host serves it.
+    pub coracle: Option<CoracleShare>,
 }
 
 /// A persistent memory device with a read-only layer.
@@ -185,6 +197,8 @@ pub struct VpmemDevice {
     pub mapping_info: Option<VpmemMapping>,
     /// Set up dm-verity.
     pub verity_info: Option<VerityInfo>,
+    /// Ours: which one it is, and what is on it.
+    pub coracle: Option<CoraclePmem>,
 }
 
 /// A part of a persistent memory device.

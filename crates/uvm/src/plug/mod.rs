@@ -43,13 +43,19 @@ where
     take.await.unwrap_or(Err(UvmError::Abandoned))
 }
 
-/// Splits a failure between its first owner and all who share it.
-pub(crate) fn share<T>(result: Result<T>) -> (Outcome, Result<T>) {
+/// Tells everybody who waits what came of it. A failure that nobody waited for is returned as it is.
+pub(crate) fn share<T>(result: Result<T>, tell: impl FnOnce(&Outcome)) -> Result<T> {
     match result {
-        Ok(done) => (Ok(()), Ok(done)),
+        Ok(done) => {
+            tell(&Ok(()));
+            Ok(done)
+        }
         Err(error) => {
             let error = Arc::new(error);
-            (Err(error.clone()), Err(UvmError::Shared(error)))
+            let outcome = Err(error.clone());
+            tell(&outcome);
+            drop(outcome);
+            Err(Arc::try_unwrap(error).unwrap_or_else(UvmError::Shared))
         }
     }
 }

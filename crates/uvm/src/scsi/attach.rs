@@ -31,9 +31,11 @@ impl Machine {
                 }
                 Reserved::Leaving(fate) => drop(fate.wait().await),
                 Reserved::First(disk) => {
-                    let (outcome, done) = share(self.plug_disk(request, &disk).await);
-                    locked(&self.scsi).disks.settle(path, &outcome);
-                    return done.map(|()| disk);
+                    let plugged = self.plug_disk(request, &disk).await;
+                    return share(plugged, |outcome| {
+                        locked(&self.scsi).disks.settle(path, outcome);
+                    })
+                    .map(|()| disk);
                 }
             }
         }
@@ -56,10 +58,20 @@ impl Machine {
             },
             serial: disk.serial.clone(),
         });
-        match self.vm.plug(device).await {
-            Ok(_) => Ok(()),
-            Err(source) => Err(failed_add(&request.host_path, ModifyError::Adding(source))),
+        let failed = |source| failed_add(&request.host_path, source);
+        self.vm.plug(device).await.map_err(|source| failed(ModifyError::Adding(source)))?;
+        if self.guest().is_none() {
+            // Before the start nobody can be asked; the guest finds the disk when it boots.
+            return Ok(());
         }
+        // Without a mount path the guest only sees to it that the disk is there.
+        let Err(refused) = self.ask_guest(Verb::Add, mapped(disk, "", request, false)).await else {
+            return Ok(());
+        };
+        if let Err(error) = self.vm.unplug(&device_id(disk), self.host.cleanup_timeout).await {
+            tracing::error!(path = request.host_path, %error, "a refused disk stays plugged in");
+        }
+        Err(failed(refused))
     }
 
     /// Has the guest mount the disk, unless it is mounted at that path already.
@@ -80,9 +92,9 @@ impl Machine {
                         .ask_guest(Verb::Add, mapped(disk, path, request, false))
                         .await
                         .map_err(|source| failed_add(&request.host_path, source));
-                    let (outcome, done) = share(asked);
-                    locked(&self.scsi).mounts.settle(path, &outcome);
-                    return done;
+                    return share(asked, |outcome| {
+                        locked(&self.scsi).mounts.settle(path, outcome);
+                    });
                 }
             }
         }
@@ -118,17 +130,15 @@ impl Machine {
             .ask_guest(Verb::Remove, mapped(&disk, guest_path, &request, true))
             .await
             .map_err(|source| failed_remove(&mount.host_path, source));
-        let (outcome, done) = share(asked);
-        locked(&self.scsi).mounts.depart(&guest_path.to_owned(), &outcome);
-        done
+        let path = guest_path.to_owned();
+        share(asked, |outcome| locked(&self.scsi).mounts.depart(&path, outcome))
     }
 
     /// Has the guest let go of the disk, then unplugs it. The guest is asked even if it never
     /// mounted the disk: pulling out a disk that it knows confuses it, and the slot is soon reused.
     pub(super) async fn detach_disk(&self, host_path: &str, disk: &Attached) -> Result<()> {
-        let (outcome, done) = share(self.unplug_disk(host_path, disk).await);
-        locked(&self.scsi).disks.depart(&host_path.to_owned(), &outcome);
-        done
+        let (path, unplugged) = (host_path.to_owned(), self.unplug_disk(host_path, disk).await);
+        share(unplugged, |outcome| locked(&self.scsi).disks.depart(&path, outcome))
     }
 
     async fn unplug_disk(&self, host_path: &str, disk: &Attached) -> Result<()> {

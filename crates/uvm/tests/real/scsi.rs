@@ -4,11 +4,10 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use coracle_bridge::message::ProcessParameters;
 use coracle_uvm::scsi::{DiskKind, DiskRequest, VmAccessType};
 use coracle_uvm::{UtilityVm, UvmError};
 
-use crate::support::{Place, chain, sh, within};
+use crate::support::{Place, chain, root_disk, sh, within};
 
 /// A small ext4 image with one file that says its name.
 fn image(folder: &Path, name: &str) -> String {
@@ -49,7 +48,7 @@ async fn disks(vm: &UtilityVm) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn disks_come_and_go_and_are_counted() {
     let place = Place::new();
-    let started = place.started(|_| {}).await;
+    let started = place.started(|o| o.host.cold_disks = vec![root_disk(o)]).await;
     let vm = &started.vm;
     let (a, b) = (image(place.path(), "a"), image(place.path(), "b"));
 
@@ -140,7 +139,12 @@ fn vm_root(place: &Place) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_controller_and_sixteen_tasks_at_once() {
     let place = Place::new();
-    let started = place.started(|o| o.options.memory_size_in_mb = 512).await;
+    let started = place
+        .started(|o| {
+            o.options.memory_size_in_mb = 512;
+            o.host.cold_disks = vec![root_disk(o)];
+        })
+        .await;
     let vm = &started.vm;
     let paths: Vec<String> =
         (0..64).map(|n| blank(place.path(), &format!("d{n}"))).collect();

@@ -123,11 +123,11 @@ pub fn chain(error: &UvmError) -> String {
     text
 }
 
-/// Runs a shell command in the VM itself and returns what it prints; it must succeed.
+/// Runs a shell command in the VM itself, with the programs of [`root_disk`], and returns what it prints; it must succeed.
 pub async fn sh(vm: &UtilityVm, command: &str) -> String {
     let parameters = ProcessParameters {
-        command_args: ["/bin/busybox", "sh", "-c", command].map(str::to_owned).to_vec(),
-        environment: [("PATH".to_owned(), "/bin:/sbin:/usr/bin:/usr/sbin".to_owned())].into(),
+        command_args: ["/run/layer/bin/busybox", "sh", "-c", command].map(str::to_owned).to_vec(),
+        environment: [("PATH".to_owned(), "/run/layer/bin:/run/layer/sbin:/run/layer/usr/bin".to_owned())].into(),
         create_std_out_pipe: true,
         create_std_err_pipe: true,
         ..ProcessParameters::default()
