@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
         coracle run -- uname -a             a command in a VM, on the built-in root\n  \
         coracle run -it ./rootfs sh         a shell on a root directory of yours\n  \
         coracle run image.tar -- env        an OCI archive or a tar of a root\n  \
+        coracle run -d --name web; coracle disk add web data.img /srv\n  \
         coracle doctor                      what this host lacks, and how to mend it\n\n\
         EXIT CODES: the workload's own; 125 coracle failed, 126 the command is not \
         executable, 127 it was not found, 128+n it died of signal n."
@@ -35,6 +36,38 @@ pub struct Cli {
 pub enum Command {
     /// Run a command in a container in a VM of its own.
     Run(Box<RunArgs>),
+    /// Run another command in a sandbox that runs.
+    Exec(Box<crate::exec::ExecArgs>),
+    /// List the sandboxes.
+    #[command(visible_alias = "ps")]
+    Ls(crate::life::LsArgs),
+    /// Show everything there is to say about a sandbox, as JSON.
+    Inspect(crate::life::OneArgs),
+    /// Print what a detached sandbox's command has written.
+    Logs(crate::life::OneArgs),
+    /// Wait until a sandbox's command ends, and end as it did.
+    Wait(crate::life::OneArgs),
+    /// Send a sandbox's command a signal.
+    Kill(crate::life::KillArgs),
+    /// End a sandbox's command and its VM; what it left to say stays until `rm`.
+    Stop(crate::life::StopArgs),
+    /// Remove a sandbox that has ended.
+    Rm(crate::life::RmArgs),
+    /// Attach disks to a sandbox that runs, and take them out.
+    #[command(subcommand)]
+    Disk(crate::plug::DiskVerb),
+    /// Map files into a sandbox's memory, read-only, and take them out.
+    #[command(subcommand)]
+    Pmem(crate::plug::PlainVerb),
+    /// Share directories and files with a sandbox that runs.
+    #[command(subcommand)]
+    Share(crate::plug::ShareVerb),
+    /// Make sockets of the host appear in a sandbox that runs.
+    #[command(subcommand)]
+    Pipe(crate::plug::PlainVerb),
+    /// Hand PCI devices of the host to a sandbox that runs.
+    #[command(subcommand)]
+    Device(crate::plug::DeviceVerb),
     /// Make or show the guest's kernel, initrd and root file systems.
     Guest(crate::guest::GuestArgs),
     /// Say what this host can do and what it lacks.
@@ -46,6 +79,9 @@ pub enum Command {
         /// The shell to complete for.
         shell: clap_complete::Shell,
     },
+    /// Own one detached sandbox (started by coracle itself).
+    #[command(hide = true)]
+    Monitor(crate::monitor::MonitorArgs),
     /// Carry the channel of one VM (started by coracle itself).
     #[command(hide = true)]
     Keeper(crate::keeper::KeeperArgs),
@@ -93,6 +129,8 @@ impl From<Accel> for coracle_engine::Accel {
         tar c . | coracle run -i -- tar t\n  \
         coracle run -it debian/ bash\n  \
         coracle run --memory 256m --cpus 2 -e MODE=fast app.oci.tar\n  \
+        coracle run -v ~/src:/src:ro debian/ make -C /src\n  \
+        coracle run -d --name web image.tar; coracle exec web -- ps\n  \
         coracle run --timeline -- true"
 )]
 pub struct RunArgs {
@@ -103,6 +141,9 @@ pub struct RunArgs {
         num_args = 0..
     )]
     pub words: Vec<String>,
+    /// Leave the command running and print the sandbox's name.
+    #[arg(short, long)]
+    pub detach: bool,
     /// Pass standard input to the command.
     #[arg(short, long)]
     pub interactive: bool,
@@ -130,9 +171,24 @@ pub struct RunArgs {
     /// Host name in the container; the sandbox's name if not given.
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
-    /// Remove the sandbox when the command ends (always so as yet).
+    /// Remove the sandbox when the command ends; without --detach that is always so.
     #[arg(long)]
     pub rm: bool,
+    /// Share a directory or file of the host (virtio-fs).
+    #[arg(short, long, value_name = "SRC:DST[:ro]")]
+    pub volume: Vec<String>,
+    /// The same, served by 9P.
+    #[arg(long, value_name = "SRC:DST[:ro]")]
+    pub share: Vec<String>,
+    /// Attach a disk image or block device and mount it at DST.
+    #[arg(long, value_name = "SRC:DST[:ro]")]
+    pub disk: Vec<String>,
+    /// Map a file into the VM's memory and mount it at DST, read-only.
+    #[arg(long, value_name = "SRC:DST")]
+    pub pmem: Vec<String>,
+    /// Make a unix socket of the host appear at DST.
+    #[arg(long, value_name = "SRC:DST")]
+    pub pipe: Vec<String>,
     /// Mount the root file system read-only.
     #[arg(long)]
     pub read_only: bool,

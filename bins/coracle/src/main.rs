@@ -3,10 +3,15 @@
 mod accel;
 mod cli;
 mod detach;
+mod detached;
 mod doctor;
+mod exec;
 mod foreground;
 mod guest;
 mod keeper;
+mod life;
+mod monitor;
+mod plug;
 mod progress;
 mod report;
 mod run;
@@ -19,6 +24,7 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use coracle_engine::plug::Kind;
 use coracle_engine::root::Root;
 
 use cli::{Cli, Command, Format};
@@ -42,6 +48,44 @@ fn main() -> ExitCode {
             let swallowed = cli::dashes_swallowed(&raw, args.words.len());
             run::run(&args, cli::split_words(&args.words, swallowed), &root)
         }
+        Command::Exec(args) => {
+            format = args.format;
+            exec::run(&args, &root)
+        }
+        Command::Ls(args) => {
+            format = args.format;
+            life::ls(&args, &root)
+        }
+        Command::Inspect(args) => {
+            format = args.format;
+            life::inspect(&args, &root)
+        }
+        Command::Logs(args) => {
+            format = args.format;
+            life::logs(&args, &root)
+        }
+        Command::Wait(args) => {
+            format = args.format;
+            life::wait(&args, &root)
+        }
+        Command::Kill(args) => {
+            format = args.format;
+            life::kill(&args, &root)
+        }
+        Command::Stop(args) => {
+            format = args.format;
+            life::stop(&args, &root)
+        }
+        Command::Rm(args) => {
+            format = args.format;
+            life::rm(&args, &root)
+        }
+        Command::Disk(verb) => plugged(verb.into(), &root, &mut format),
+        Command::Pmem(verb) => plugged(plug::Verb::plain(Kind::Pmem, verb), &root, &mut format),
+        Command::Share(verb) => plugged(verb.into(), &root, &mut format),
+        Command::Pipe(verb) => plugged(plug::Verb::plain(Kind::Pipe, verb), &root, &mut format),
+        Command::Device(verb) => plugged(verb.into(), &root, &mut format),
+        Command::Monitor(args) => monitor::run(&args, &root),
         Command::Guest(args) => guest::run(args, &root),
         Command::Doctor(args) => doctor::run(args, &root),
         Command::State(args) => {
@@ -58,6 +102,11 @@ fn main() -> ExitCode {
         report::print_error(&error, format);
         ExitCode::from(report::EXIT_FAILURE)
     })
+}
+
+fn plugged(verb: plug::Verb, root: &Root, format: &mut Format) -> anyhow::Result<ExitCode> {
+    *format = verb.format();
+    plug::run(verb, root)
 }
 
 /// Talk goes to stderr; a filter that does not parse falls back to warnings.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use coracle_engine::client::ClientError;
 use coracle_persist::driver::DriverError;
 
 use crate::cli::Format;
@@ -56,7 +57,15 @@ fn chain(error: &anyhow::Error) -> impl Iterator<Item = &(dyn std::error::Error 
 }
 
 /// The stable code and the advice of the first error in the chain that has them.
-fn explanation(error: &anyhow::Error) -> (Option<&'static str>, Option<String>) {
+fn explanation(error: &anyhow::Error) -> (Option<String>, Option<String>) {
+    if let Some(error) = error.chain().find_map(|e| e.downcast_ref::<ClientError>()) {
+        return (Some(error.code().to_owned()), error.help());
+    }
+    let (code, help) = own_explanation(error);
+    (code.map(str::to_owned), help)
+}
+
+fn own_explanation(error: &anyhow::Error) -> (Option<&'static str>, Option<String>) {
     match error.chain().find_map(|e| e.downcast_ref::<coracle_engine::Error>()) {
         Some(error) => (Some(error.code()), error.help()),
         None => match error.chain().find_map(|e| e.downcast_ref::<DriverError>()) {

@@ -14,20 +14,29 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use coracle_engine::root::Root;
 use coracle_engine::timeline::{Phase, Timeline};
-use coracle_engine::{Command, Container, RootFs, Sandbox, SandboxSpec};
+use coracle_engine::monitor::api::Order;
+use coracle_engine::plug::{Kind, PlugSpec, ShareType};
+use coracle_engine::{Command, Process, RootFs, Sandbox, SandboxSpec};
 use tokio_util::sync::CancellationToken;
 
 use crate::accel;
 use crate::cli::{self, Format, RunArgs};
 use crate::detach::DetachKeys;
+use crate::detached;
 use crate::foreground::{self, Foreground};
+use crate::plug::absolute;
 use crate::progress::Bar;
 use crate::signals::{Signal, Signals, Urgency};
 use crate::streams::{self, Ending};
 use crate::terminal;
 
 /// How long the last output may take after the command ended.
-const DRAIN: Duration = Duration::from_secs(10);
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// What a detached sandbox on the built-in root does when nothing is said: it waits, and ends when
+/// asked to.
+const IDLE: [&str; 3] =
+    ["/bin/sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 86400 & wait $!; done"];
 
 /// Runs the command and returns its exit code.
 pub fn run(args: &RunArgs, words: (Option<&str>, &[String]), root: &Root) -> Result<ExitCode> {
@@ -47,9 +56,12 @@ pub fn run(args: &RunArgs, words: (Option<&str>, &[String]), root: &Root) -> Res
     if args.accel == cli::Accel::Auto {
         accel::tell_of_fallback(root);
     }
+    if args.detach {
+        return detach(args, words, root);
+    }
     let session = Session {
         args,
-        sandbox: sandbox_spec(args, words.0),
+        sandbox: sandbox_spec(args, words.0)?,
         command: command(args, words.1, on_terminal)?,
         detach_keys,
         on_terminal,
@@ -61,8 +73,28 @@ pub fn run(args: &RunArgs, words: (Option<&str>, &[String]), root: &Root) -> Res
     Ok(ExitCode::from(outcome?))
 }
 
-fn sandbox_spec(args: &RunArgs, rootfs: Option<&str>) -> SandboxSpec {
-    SandboxSpec {
+/// Hands the sandbox to a monitor.
+fn detach(args: &RunArgs, words: (Option<&str>, &[String]), root: &Root) -> Result<ExitCode> {
+    if args.interactive || args.tty {
+        bail!("--detach leaves the command alone: it cannot be combined with -i or -t");
+    }
+    let mut sandbox = sandbox_spec(args, words.0)?;
+    sandbox.hotplug = true;
+    sandbox.name.get_or_insert_with(coracle_engine::sandbox::random_name);
+    let mut command = command(args, words.1, false)?;
+    if sandbox.rootfs == RootFs::BuiltIn && command.args.is_empty() && command.entrypoint.is_none() {
+        command.args = IDLE.map(str::to_owned).to_vec();
+    }
+    if let RootFs::At(path) = &mut sandbox.rootfs {
+        // The monitor has a working directory of its own.
+        *path = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+    }
+    let order = Order { sandbox, command, remove: args.rm };
+    detached::run(root, &order, args.format)
+}
+
+fn sandbox_spec(args: &RunArgs, rootfs: Option<&str>) -> Result<SandboxSpec> {
+    Ok(SandboxSpec {
         name: args.name.clone(),
         memory_mib: args.memory,
         vcpus: args.cpus,
@@ -71,18 +103,37 @@ fn sandbox_spec(args: &RunArgs, rootfs: Option<&str>) -> SandboxSpec {
         rootfs: rootfs.map_or(RootFs::BuiltIn, |path| RootFs::At(path.into())),
         scratch_mib: args.scratch,
         read_only: args.read_only,
+        plugs: plugs(args)?,
+        hotplug: false,
+    })
+}
+
+/// What the options plug in, kind by kind, in the order they were given.
+fn plugs(args: &RunArgs) -> Result<Vec<PlugSpec>> {
+    let given = [
+        (Kind::Share, ShareType::VirtioFs, "--volume", &args.volume),
+        (Kind::Share, ShareType::Plan9, "--share", &args.share),
+        (Kind::Disk, ShareType::VirtioFs, "--disk", &args.disk),
+        (Kind::Pmem, ShareType::VirtioFs, "--pmem", &args.pmem),
+        (Kind::Pipe, ShareType::VirtioFs, "--pipe", &args.pipe),
+    ];
+    let mut plugs = Vec::new();
+    for (kind, share_type, option, texts) in given {
+        for text in texts {
+            let spec = PlugSpec::parse(kind, text)
+                .map_err(anyhow::Error::msg)
+                .with_context(|| format!("cannot use {option}"))?;
+            plugs.push(PlugSpec { source: absolute(&spec.source), share_type, ..spec });
+        }
     }
+    Ok(plugs)
 }
 
 fn command(args: &RunArgs, words: &[String], on_terminal: bool) -> Result<Command> {
-    let env = args.env.iter().filter_map(|entry| variable(entry)).collect();
-    if let Some(bad) = args.env.iter().find(|e| e.is_empty() || e.starts_with('=')) {
-        bail!("--env {bad:?} has no name: write NAME=VALUE, or NAME to take it from here");
-    }
     Ok(Command {
         args: words.to_vec(),
         entrypoint: args.entrypoint.clone(),
-        env,
+        env: variables(&args.env)?,
         cwd: args.workdir.clone(),
         user: args.user.clone(),
         hostname: args.hostname.clone(),
@@ -92,11 +143,17 @@ fn command(args: &RunArgs, words: &[String], on_terminal: bool) -> Result<Comman
 }
 
 /// `NAME=VALUE` as it is; `NAME` with our own value, or not at all without one.
-fn variable(entry: &str) -> Option<String> {
-    if entry.contains('=') {
-        return Some(entry.to_owned());
+pub fn variables(given: &[String]) -> Result<Vec<String>> {
+    if let Some(bad) = given.iter().find(|e| e.is_empty() || e.starts_with('=')) {
+        bail!("--env {bad:?} has no name: write NAME=VALUE, or NAME to take it from here");
     }
-    std::env::var(entry).ok().map(|value| format!("{entry}={value}"))
+    let value = |entry: &String| {
+        if entry.contains('=') {
+            return Some(entry.clone());
+        }
+        std::env::var(entry).ok().map(|value| format!("{entry}={value}"))
+    };
+    Ok(given.iter().filter_map(value).collect())
 }
 
 struct Session<'a> {
@@ -183,7 +240,7 @@ impl Session<'_> {
         &self,
         sandbox: &mut Sandbox,
         signals: &mut Signals,
-    ) -> Result<Result<Container, coracle_engine::Error>, Signal> {
+    ) -> Result<Result<Process, coracle_engine::Error>, Signal> {
         let mut starting = std::pin::pin!(sandbox.start(&self.command));
         loop {
             tokio::select! {
@@ -198,7 +255,7 @@ impl Session<'_> {
     /// Connects the container with the user until its command ends.
     async fn attend(
         &self,
-        mut container: Container,
+        mut container: Process,
         signals: &mut Signals,
     ) -> Result<(u8, Option<Instant>)> {
         let raw = if self.on_terminal { Some(terminal::RawMode::enter()?) } else { None };

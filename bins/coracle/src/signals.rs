@@ -33,6 +33,42 @@ impl Signal {
     }
 }
 
+/// Reads a signal's name (with or without `SIG`) or number.
+pub fn parse(text: &str) -> Result<i32, String> {
+    const NAMES: [(&str, i32); 20] = [
+        ("HUP", 1),
+        ("INT", 2),
+        ("QUIT", 3),
+        ("TRAP", 5),
+        ("ABRT", 6),
+        ("KILL", 9),
+        ("USR1", 10),
+        ("SEGV", 11),
+        ("USR2", 12),
+        ("PIPE", 13),
+        ("ALRM", 14),
+        ("TERM", 15),
+        ("CHLD", 17),
+        ("CONT", 18),
+        ("STOP", 19),
+        ("TSTP", 20),
+        ("TTIN", 21),
+        ("TTOU", 22),
+        ("URG", 23),
+        ("WINCH", 28),
+    ];
+    if let Ok(number) = text.parse() {
+        return match number {
+            1..=64 => Ok(number),
+            _ => Err(format!("signals are numbered from 1 to 64, not {number}")),
+        };
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let known = NAMES.iter().find(|(known, _)| *known == name);
+    known.map(|(_, number)| *number).ok_or_else(|| format!("there is no signal named {text}"))
+}
+
 /// The signals this process passes on.
 #[derive(Debug)]
 pub struct Signals(Vec<(i32, Stream)>);

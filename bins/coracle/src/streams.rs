@@ -8,8 +8,7 @@ use std::io::{ErrorKind, Read};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use coracle_engine::{Input, Output};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -31,7 +30,10 @@ impl InputPump {
 }
 
 /// Begins to pass standard input on; nothing without a place to put it.
-pub fn pump_stdin(into: Option<Input>, keys: Option<DetachKeys>) -> InputPump {
+pub fn pump_stdin<W>(into: Option<W>, keys: Option<DetachKeys>) -> InputPump
+where
+    W: AsyncWrite + Unpin + Send + 'static,
+{
     let detached = Arc::new(Notify::new());
     if let Some(into) = into {
         let (sender, receiver) = mpsc::channel(4);
@@ -57,7 +59,7 @@ fn read_stdin(sender: &mpsc::Sender<Vec<u8>>) {
 
 async fn pass_input(
     mut from: mpsc::Receiver<Vec<u8>>,
-    mut into: Input,
+    mut into: impl AsyncWrite + Unpin,
     mut keys: Option<DetachKeys>,
     detached: Arc<Notify>,
 ) {
@@ -98,7 +100,10 @@ pub struct OutputPump {
 }
 
 /// Begins to write the container's output to ours.
-pub fn pump_output(stdout: Option<Output>, stderr: Option<Output>) -> OutputPump {
+pub fn pump_output<R>(stdout: Option<R>, stderr: Option<R>) -> OutputPump
+where
+    R: AsyncRead + Unpin + Send + 'static,
+{
     let first_byte = Arc::new(OnceLock::new());
     let broken = Arc::new(Notify::new());
     let (discard, discarding) = watch::channel(false);
@@ -157,7 +162,7 @@ struct Copy {
 }
 
 impl Copy {
-    async fn run(self, mut from: Output, mut to: impl AsyncWrite + Unpin) {
+    async fn run(self, mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
         let mut buffer = vec![0; BUFFER];
         let mut is_broken = false;
         loop {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use coracle_uvm::container::BridgeError;
 
+use crate::plug::Kind;
 use crate::run_dir::RunDirError;
 
 /// A failure of the engine. Its text names operation and object; causes are its source.
@@ -120,6 +121,24 @@ pub enum Error {
         /// Why.
         source: BridgeError,
     },
+    /// It has ended, or is about to.
+    #[error("the sandbox {name} is not running")]
+    NotRunning {
+        /// The sandbox.
+        name: String,
+    },
+    /// No further command has this id, or it was forgotten.
+    #[error("no command {id} was started here")]
+    NoExec {
+        /// The id.
+        id: u64,
+    },
+    /// There is no container to run it in.
+    #[error("there is no container in {name} yet")]
+    NoContainer {
+        /// The sandbox.
+        name: String,
+    },
     /// The VM or the way to it was lost while the command ran.
     #[error("lost the sandbox {name} while its command ran")]
     Lost {
@@ -143,6 +162,60 @@ pub enum Error {
     Close {
         /// The sandbox.
         name: String,
+        /// Why.
+        source: Box<coracle_uvm::UvmError>,
+    },
+    /// Something that cannot be plugged in as asked.
+    #[error("cannot plug in {source_path}: {why}")]
+    BadPlug {
+        /// The path on the host.
+        source_path: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Something is at the destination already.
+    #[error("{destination} is taken by {holder}")]
+    DestinationTaken {
+        /// The path in the container.
+        destination: String,
+        /// The path on the host of what is there.
+        holder: String,
+    },
+    /// Nothing of this kind answers to the name.
+    #[error("no {kind} {key} is plugged in")]
+    NotPlugged {
+        /// Its kind.
+        kind: Kind,
+        /// The source or destination given.
+        key: String,
+    },
+    /// Several things answer to the name.
+    #[error("{key} is plugged in more than once: at {}", names.join(", "))]
+    AmbiguousPlug {
+        /// Its kind.
+        kind: Kind,
+        /// The source given.
+        key: String,
+        /// The destinations.
+        names: Vec<String>,
+    },
+    /// Somebody is plugging it in or taking it out.
+    #[error("the {kind} {key} is just being plugged in or taken out")]
+    PlugBusy {
+        /// Its kind.
+        kind: Kind,
+        /// The source or destination given.
+        key: String,
+    },
+    /// The VM did not take it, or does not let go of it.
+    #[error("cannot {what} the {kind} {path}")]
+    Plug {
+        /// `plug in`, `take out`, `show in the container`.
+        what: &'static str,
+        /// Its kind.
+        kind: Kind,
+        /// Its path on the host.
+        path: String,
         /// Why.
         source: Box<coracle_uvm::UvmError>,
     },
@@ -171,8 +244,17 @@ impl Error {
             Error::CommandNotFound { .. } => "E-COMMAND-NOT-FOUND",
             Error::CommandNotExecutable { .. } => "E-COMMAND-NOT-EXECUTABLE",
             Error::Start { .. } => "E-START",
+            Error::NoContainer { .. } => "E-CONTAINER-NONE",
+            Error::NotRunning { .. } => "E-NOT-RUNNING",
+            Error::NoExec { .. } => "E-EXEC-UNKNOWN",
             Error::Lost { .. } => "E-LOST",
             Error::Control { .. } => "E-CONTROL",
+            Error::BadPlug { .. } => "E-PLUG",
+            Error::DestinationTaken { .. } => "E-PLUG-DESTINATION",
+            Error::NotPlugged { .. } => "E-PLUG-UNKNOWN",
+            Error::AmbiguousPlug { .. } => "E-PLUG-AMBIGUOUS",
+            Error::PlugBusy { .. } => "E-PLUG-BUSY",
+            Error::Plug { source, .. } => source.code(),
             Error::Interrupted => "E-INTERRUPTED",
         }
     }
@@ -204,12 +286,27 @@ impl Error {
             }
             Error::RootFs { source, .. } => Some(source.help().to_owned()),
             Error::Scratch { source, .. } => Some(source.help().to_owned()),
+            Error::BadPlug { .. } => {
+                Some("write SOURCE and DESTINATION as absolute paths".to_owned())
+            }
+            Error::DestinationTaken { .. } => {
+                Some("choose another destination, or remove what is there".to_owned())
+            }
+            Error::NotPlugged { kind, .. } => {
+                Some(format!("see what is: `coracle {kind} ls SANDBOX`"))
+            }
+            Error::AmbiguousPlug { .. } => Some("name the destination".to_owned()),
+            Error::PlugBusy { .. } => Some("wait a moment and try again".to_owned()),
+            Error::Plug { source, .. } => source.help(),
             Error::Room { .. }
             | Error::Open { .. }
             | Error::Mount { .. }
             | Error::Create { .. }
             | Error::Specification { .. }
             | Error::Start { .. }
+            | Error::NoContainer { .. }
+            | Error::NotRunning { .. }
+            | Error::NoExec { .. }
             | Error::Lost { .. }
             | Error::Control { .. }
             | Error::Close { .. }

@@ -9,15 +9,20 @@
 //! * [`spec`]: what is asked for, checked and completed from the image's defaults (pure);
 //! * [`oci`]: from there to an OCI runtime specification (pure);
 //! * [`sandbox`]: the order of things;
-//! * [`container`]: the command that runs;
+//! * [`process`]: a command that runs;
+//! * [`plug`]: what is plugged in, and what containers see of it;
 //! * [`root`], [`run_dir`]: directories and who owns them;
+//! * [`monitor`], [`client`]: the process that owns a sandbox, and how others talk to it;
 //! * [`timeline`]: when each phase was reached.
 
 #![forbid(unsafe_code)]
 
-pub mod container;
+pub mod client;
 mod error;
+pub mod monitor;
 pub mod oci;
+pub mod plug;
+pub mod process;
 pub mod progress;
 pub mod root;
 pub mod run_dir;
@@ -25,7 +30,7 @@ pub mod sandbox;
 pub mod spec;
 pub mod timeline;
 
-pub use container::{Container, Input, Output};
+pub use process::{Input, Output, Process};
 pub use coracle_uvm::keeper;
 pub use error::Error;
 pub use progress::{OnProgress, Step};

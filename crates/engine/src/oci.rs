@@ -12,8 +12,10 @@ use oci_spec::runtime::{
     Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceCgroup,
     LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxNamespace, LinuxNamespaceBuilder,
     LinuxNamespaceType, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimitBuilder,
-    PosixRlimitType, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
 };
+
+use crate::spec::Resolved;
 
 /// Where programs are looked for when neither image nor user says.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -43,6 +45,8 @@ pub struct ContainerSpec {
     pub rootfs: PathBuf,
     /// May it write to its root file system?
     pub read_only: bool,
+    /// What of the VM it sees: path there, path in the container, read-only.
+    pub mounts: Vec<(String, String, bool)>,
 }
 
 /// Builds the specification.
@@ -50,27 +54,13 @@ pub struct ContainerSpec {
 /// # Errors
 /// Only if a builder refuses a value, which the fixed values here do not provoke.
 pub fn specification(container: &ContainerSpec) -> Result<Spec, OciSpecError> {
-    let process = ProcessBuilder::default()
-        .terminal(container.terminal)
-        .args(container.args.clone())
-        .env(environment(&container.env, container.terminal))
-        .cwd(PathBuf::from(&container.cwd))
-        .no_new_privileges(false)
-        .capabilities(
-            LinuxCapabilitiesBuilder::default()
-                .bounding(default_capabilities())
-                .effective(default_capabilities())
-                .permitted(default_capabilities())
-                .inheritable([])
-                .ambient([])
-                .build()?,
-        )
-        .rlimits([PosixRlimitBuilder::default()
-            .typ(PosixRlimitType::RlimitNofile)
-            .soft(1_048_576_u64)
-            .hard(1_048_576_u64)
-            .build()?])
-        .build()?;
+    let resolved = Resolved {
+        args: container.args.clone(),
+        env: container.env.clone(),
+        cwd: container.cwd.clone(),
+        user: container.user.clone(),
+    };
+    let process = process(&resolved, container.terminal)?;
     let linux = LinuxBuilder::default()
         .namespaces(namespaces()?)
         .resources(LinuxResourcesBuilder::default().devices(device_rules()?).build()?)
@@ -92,9 +82,37 @@ pub fn specification(container: &ContainerSpec) -> Result<Spec, OciSpecError> {
                 .build()?,
         )
         .process(process)
-        .mounts(mounts()?)
+        .mounts(mounts(&container.mounts)?)
         .linux(linux)
         .annotations(annotations)
+        .build()
+}
+
+/// A process of a container, its first or another.
+///
+/// # Errors
+/// As [`specification`].
+pub fn process(resolved: &Resolved, terminal: bool) -> Result<Process, OciSpecError> {
+    ProcessBuilder::default()
+        .terminal(terminal)
+        .args(resolved.args.clone())
+        .env(environment(&resolved.env, terminal))
+        .cwd(PathBuf::from(&resolved.cwd))
+        .no_new_privileges(false)
+        .capabilities(
+            LinuxCapabilitiesBuilder::default()
+                .bounding(default_capabilities())
+                .effective(default_capabilities())
+                .permitted(default_capabilities())
+                .inheritable([])
+                .ambient([])
+                .build()?,
+        )
+        .rlimits([PosixRlimitBuilder::default()
+            .typ(PosixRlimitType::RlimitNofile)
+            .soft(1_048_576_u64)
+            .hard(1_048_576_u64)
+            .build()?])
         .build()
 }
 
@@ -180,7 +198,7 @@ fn device_rules() -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
     ])
 }
 
-fn mounts() -> Result<Vec<Mount>, OciSpecError> {
+fn mounts(seen: &[(String, String, bool)]) -> Result<Vec<Mount>, OciSpecError> {
     let table: [(&str, &str, &str, &[&str]); 7] = [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -205,6 +223,15 @@ fn mounts() -> Result<Vec<Mount>, OciSpecError> {
                 .options(options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>())
                 .build()
         })
+        .chain(seen.iter().map(|(source, destination, read_only)| {
+            let mode = if *read_only { "ro" } else { "rw" };
+            MountBuilder::default()
+                .destination(destination)
+                .typ("bind")
+                .source(source)
+                .options(["rbind", mode].map(str::to_owned))
+                .build()
+        }))
         .collect()
 }
 
@@ -238,6 +265,7 @@ mod tests {
             hostname: "c".into(),
             rootfs: "/run/gcs/c/c/rootfs".into(),
             read_only: false,
+            mounts: vec![],
         }
     }
 

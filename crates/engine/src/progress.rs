@@ -4,7 +4,7 @@ use coracle_image::progress::{Phase, Progress};
 use tokio_util::sync::CancellationToken;
 
 /// How far the work is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Step {
     /// What is being done, in a word or two.
     pub phase: String,

@@ -14,6 +14,7 @@ pub struct Root {
     data: PathBuf,
     cache: PathBuf,
     run: PathBuf,
+    given: Option<PathBuf>,
 }
 
 /// What the choice of directories depends on; a value, so that it can be tested.
@@ -48,7 +49,12 @@ impl Surroundings {
 impl Root {
     /// Everything below one directory, as `--root DIR` asks.
     pub fn at(dir: &Path) -> Self {
-        Root { data: dir.to_path_buf(), cache: dir.join("cache"), run: dir.join("run") }
+        Root {
+            data: dir.to_path_buf(),
+            cache: dir.join("cache"),
+            run: dir.join("run"),
+            given: Some(dir.to_path_buf()),
+        }
     }
 
     /// The default directories for these surroundings.
@@ -58,6 +64,7 @@ impl Root {
                 data: "/var/lib/coracle".into(),
                 cache: "/var/cache/coracle".into(),
                 run: "/run/coracle".into(),
+                given: None,
             };
         }
         let home = around.home.clone().unwrap_or_else(|| "/".into());
@@ -68,15 +75,22 @@ impl Root {
             data: below(&around.xdg_data_home, ".local/share"),
             cache: below(&around.xdg_cache_home, ".cache"),
             run: below(&around.xdg_runtime_dir, ".cache/run"),
+            given: None,
         }
     }
 
     /// `given` (from `--root` or `CORACLE_ROOT`) or else the default.
     pub fn choose(given: Option<&Path>) -> Self {
         match given {
-            Some(dir) => Root::at(dir),
+            // Whoever is told of it may be elsewhere.
+            Some(dir) => Root::at(&std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned())),
             None => Root::default_for(&Surroundings::of_this_process()),
         }
+    }
+
+    /// The directory that holds everything, if one was given.
+    pub fn given(&self) -> Option<&Path> {
+        self.given.as_deref()
     }
 
     /// Kernel, initrd and built-in root file systems of the guest.

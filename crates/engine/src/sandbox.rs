@@ -5,32 +5,35 @@
 //!                                │          │            │
 //!                                ▼          ▼            ▼
 //!                              taken down in the reverse order on any failure
-//!   start:  overlay ─► container ─► command                                  ─► Container
+//!   start:  overlay ─► container ─► command                                  ─► Process
+//!   exec:   command in the container                                      ─► Process
 //!   close:  VM ─► scratch ─► run dir
 //! ```
 //!
 //! Everything a sandbox holds on the host is in one place, [`Holdings`], and goes by one
-//! function, [`Holdings::release`], whoever calls it and why. As yet the process that
+//! function, [`Sandbox::release`], whoever calls it and why. As yet the process that
 //! launched a sandbox owns it for as long as it lives; when it dies, the kernel takes the VM
 //! along and the next command sweeps the directory.
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle_image::{ImageConfig, ImageError, Source, Store};
+use coracle_uvm::container::Container;
 use coracle_uvm::options::{ColdDisk, ColdMount, OptionsLcow};
 use coracle_uvm::timeline::Stage;
 use coracle_uvm::{User, UtilityVm};
 use tokio_util::sync::CancellationToken;
 
-use crate::container::Container;
 use crate::error::Error;
-use crate::oci::{ContainerSpec, specification};
+use crate::oci::{self, ContainerSpec, specification};
+use crate::plug::Plugs;
+use crate::process::{self, Process};
 use crate::progress::{Channelled, OnProgress};
 use crate::root::Root;
 use crate::run_dir::{RunDir, sweep};
-use crate::spec::{Command, RootFs, SandboxSpec};
+use crate::spec::{Command, Resolved, RootFs, SandboxSpec};
 use crate::timeline::{Phase, Timeline};
 
 /// Where the guest mounts the read-only root file system.
@@ -46,8 +49,11 @@ pub struct Sandbox {
     image: ImageConfig,
     read_only: bool,
     has_scratch_disk: bool,
+    plugs: Plugs,
+    container: Option<Container>,
+    init: Option<Resolved>,
     timeline: Timeline,
-    holdings: Holdings,
+    holdings: Mutex<Holdings>,
 }
 
 /// What a sandbox holds on the host, in the order it was acquired.
@@ -55,25 +61,6 @@ pub struct Sandbox {
 struct Holdings {
     run_dir: Option<RunDir>,
     vm: Option<UtilityVm>,
-}
-
-impl Holdings {
-    /// Gives everything back, the last first. Goes on after a failure and returns the first.
-    async fn release(&mut self, name: &str) -> Result<(), Error> {
-        let mut outcome = Ok(());
-        if let Some(vm) = self.vm.take() {
-            let closed = vm.close().await;
-            outcome = closed
-                .map_err(|source| Error::Close { name: name.to_owned(), source: Box::new(source) });
-        }
-        if let Some(dir) = self.run_dir.take() {
-            // The scratch disk lies in it and goes with it.
-            let removed = dir.remove();
-            outcome = outcome
-                .and(removed.map_err(|source| Error::Room { name: name.to_owned(), source }));
-        }
-        outcome
-    }
 }
 
 impl Sandbox {
@@ -99,6 +86,7 @@ impl Sandbox {
         let mut holdings = Holdings::default();
         let name = spec.name.clone().unwrap_or_else(random_name);
         let result = build(root, &name, &spec, timeline, &cancel, on_progress, &mut holdings).await;
+        let holdings = Mutex::new(holdings);
         match result {
             Ok(built) => Ok(Sandbox {
                 name,
@@ -106,11 +94,14 @@ impl Sandbox {
                 image: built.image,
                 read_only: spec.read_only,
                 has_scratch_disk: spec.scratch_mib.is_some(),
+                plugs: built.plugs,
+                container: None,
+                init: None,
                 timeline: built.timeline,
                 holdings,
             }),
             Err(error) => {
-                if let Err(undoing) = holdings.release(&name).await {
+                if let Err(undoing) = release(&holdings, &name).await {
                     tracing::warn!(sandbox = name, error = %undoing, "cannot undo everything");
                 }
                 Err(if cancel.is_cancelled() { Error::Interrupted } else { error })
@@ -122,28 +113,67 @@ impl Sandbox {
     ///
     /// # Errors
     /// The container cannot be made or the command not be started.
-    pub async fn start(&mut self, command: &Command) -> Result<Container, Error> {
+    pub async fn start(&mut self, command: &Command) -> Result<Process, Error> {
         let resolved = command.resolve(&self.image)?;
         let bundle = format!("/run/gcs/c/{}", self.name);
         let rootfs = self.overlay(&bundle).await?;
         let program = resolved.args[0].clone();
         let container = ContainerSpec {
             id: self.name.clone(),
-            args: resolved.args,
-            env: resolved.env,
-            cwd: resolved.cwd,
-            user: resolved.user,
+            args: resolved.args.clone(),
+            env: resolved.env.clone(),
+            cwd: resolved.cwd.clone(),
+            user: resolved.user.clone(),
             terminal: command.terminal.is_some(),
             hostname: command.hostname.clone().unwrap_or_else(|| self.name.clone()),
             rootfs: rootfs.into(),
             read_only: self.read_only,
+            mounts: self.plugs.mounts(),
         };
-        let spec = specification(&container)
-            .map_err(|source| Error::Specification { name: self.name.clone(), source })?;
-        let container =
-            Container::start(&self.vm, &self.name, &bundle, &spec, &program, command).await?;
+        let spec = specification(&container).map_err(|source| self.indescribable(source))?;
+        let (container, process) =
+            process::start(&self.vm, &self.name, &bundle, &spec, &program, command).await?;
+        self.plugs.container_runs(container.id().as_str());
+        self.container = Some(container);
+        self.init = Some(resolved);
         self.timeline.reach(Phase::Container);
-        Ok(container)
+        Ok(process)
+    }
+
+    /// Starts another command in the container. What it does not say is as the container's own
+    /// command has it.
+    ///
+    /// # Errors
+    /// There is no container; the command cannot be started.
+    pub async fn exec(&self, command: &Command) -> Result<Process, Error> {
+        let (Some(container), Some(init)) = (&self.container, &self.init) else {
+            return Err(Error::NoContainer { name: self.name.clone() });
+        };
+        let resolved = command.resolve_beside(init)?;
+        let process = oci::process(&resolved, command.terminal.is_some())
+            .map_err(|source| self.indescribable(source))?;
+        process::exec(&self.vm, &self.name, container, &process, &resolved.user, command).await
+    }
+
+    /// What is plugged in.
+    pub fn plugs(&self) -> &Plugs {
+        &self.plugs
+    }
+
+    /// The container's command has ended.
+    pub fn container_ended(&self) {
+        if let Some(container) = &self.container {
+            self.plugs.container_ended(container.id().as_str());
+        }
+    }
+
+    /// The process of the VM on the host.
+    pub fn vm_pid(&self) -> u32 {
+        self.vm.vm_identity().pid
+    }
+
+    fn indescribable(&self, source: oci_spec::OciSpecError) -> Error {
+        Error::Specification { name: self.name.clone(), source }
     }
 
     /// Lays a writable layer over the image, unless nothing is to be written; returns the
@@ -177,18 +207,56 @@ impl Sandbox {
         &self.name
     }
 
-    /// Ends the VM and gives back everything on the host.
+    /// The command of its container; empty before the start.
+    pub fn command(&self) -> &[String] {
+        self.init.as_ref().map_or(&[], |init| &init.args)
+    }
+
+    /// Ends the VM; the run directory stays.
+    ///
+    /// # Errors
+    /// The VM cannot be ended.
+    pub async fn power_off(&self) -> Result<(), Error> {
+        end_vm(&self.holdings, &self.name).await
+    }
+
+    /// Ends the VM and gives back everything on the host. Doing it again does nothing.
     ///
     /// # Errors
     /// Something could not be given back; the rest was.
-    pub async fn close(mut self) -> Result<(), Error> {
-        let name = std::mem::take(&mut self.name);
-        self.holdings.release(&name).await
+    pub async fn release(&self) -> Result<(), Error> {
+        release(&self.holdings, &self.name).await
     }
+
+    /// The same, for the last time.
+    ///
+    /// # Errors
+    /// As [`Sandbox::release`].
+    pub async fn close(self) -> Result<(), Error> {
+        self.release().await
+    }
+}
+
+/// Gives everything back, the last first. Goes on after a failure and returns the first.
+async fn release(holdings: &Mutex<Holdings>, name: &str) -> Result<(), Error> {
+    let outcome = end_vm(holdings, name).await;
+    let dir = holdings.lock().unwrap_or_else(PoisonError::into_inner).run_dir.take();
+    let Some(dir) = dir else { return outcome };
+    // The scratch disk lies in it and goes with it.
+    let removed = dir.remove();
+    outcome.and(removed.map_err(|source| Error::Room { name: name.to_owned(), source }))
+}
+
+async fn end_vm(holdings: &Mutex<Holdings>, name: &str) -> Result<(), Error> {
+    let vm = holdings.lock().unwrap_or_else(PoisonError::into_inner).vm.take();
+    let Some(vm) = vm else { return Ok(()) };
+    let closed = vm.close().await;
+    closed.map_err(|source| Error::Close { name: name.to_owned(), source: Box::new(source) })
 }
 
 struct Built {
     vm: UtilityVm,
+    plugs: Plugs,
     image: ImageConfig,
     timeline: Timeline,
 }
@@ -241,7 +309,14 @@ async fn build(
             timeline.reach_at(phase, at);
         }
     }
-    Ok(Built { vm, image: image.config, timeline })
+    let plugs = Plugs::new(vm.clone());
+    for plug in &spec.plugs {
+        tokio::select! {
+            added = plugs.add(plug.clone()) => drop(added?),
+            () = cancel.cancelled() => return Err(Error::Interrupted),
+        }
+    }
+    Ok(Built { vm, plugs, image: image.config, timeline })
 }
 
 fn options(
@@ -261,9 +336,10 @@ fn options(
     }
     options.options.memory_size_in_mb = u32::try_from(spec.memory_mib).unwrap_or(u32::MAX);
     options.options.processor_count = spec.vcpus;
-    // Its disks are there from power-on, and nothing is plugged in later: each controller that the
+    // Its own disks are there from power-on; if nothing is plugged in later, a controller that the
     // guest need not ask about is time.
-    options.scsi_controller_count = 0;
+    options.scsi_controller_count = u32::from(spec.needs_scsi());
+    options.host.share_memory = spec.needs_shared_memory();
     options.host.run_dir = Some(dir.join("vm"));
     options.host.accelerator = spec.accel;
     options.host.verdicts = Some(root.verdicts());
@@ -342,7 +418,7 @@ fn open(path: &Path, write: bool) -> Result<File, Error> {
 }
 
 /// Twelve hexadecimal digits.
-fn random_name() -> String {
+pub fn random_name() -> String {
     let mut name = uuid::Uuid::new_v4().simple().to_string();
     name.truncate(12);
     name

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use coracle_image::ImageConfig;
+use serde::{Deserialize, Serialize};
 
 pub use coracle_uvm::Accel;
 
 use crate::error::Error;
+use crate::plug::{Kind, PlugSpec, ShareType};
 
 /// Where the root file system comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RootFs {
     /// The busybox root that came with the guest.
     BuiltIn,
@@ -18,7 +20,7 @@ pub enum RootFs {
 }
 
 /// A sandbox as the user wants it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// Its name; a random one if none is given.
     pub name: Option<String>,
@@ -36,9 +38,25 @@ pub struct SandboxSpec {
     pub scratch_mib: Option<u64>,
     /// No writes to the root file system.
     pub read_only: bool,
+    /// What is plugged in before the command starts, in this order.
+    pub plugs: Vec<PlugSpec>,
+    /// Leave room for more to be plugged in later.
+    pub hotplug: bool,
 }
 
 impl SandboxSpec {
+    /// Whether the VM needs a SCSI controller.
+    pub(crate) fn needs_scsi(&self) -> bool {
+        self.hotplug || self.plugs.iter().any(|plug| plug.kind == Kind::Disk)
+    }
+
+    /// Whether a server of the host's must see the VM's memory.
+    pub(crate) fn needs_shared_memory(&self) -> bool {
+        let by_virtiofs =
+            |plug: &PlugSpec| plug.kind == Kind::Share && plug.share_type == ShareType::VirtioFs;
+        self.hotplug || self.plugs.iter().any(by_virtiofs)
+    }
+
     /// Refuses what cannot work, by name.
     ///
     /// # Errors
@@ -63,7 +81,7 @@ fn check_name(name: &str) -> Result<(), Error> {
 }
 
 /// A command as the user wants it run.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Command {
     /// Program and arguments, or arguments of the entrypoint; may be empty if the
     /// image says what to run.
@@ -122,6 +140,23 @@ impl Command {
         let user = self.user.clone().or_else(|| image.user.clone()).unwrap_or_default();
         Ok(Resolved { args, env, cwd, user })
     }
+
+    /// Fills in, for a further command, what the container's own has: environment, directory, user.
+    ///
+    /// # Errors
+    /// There is nothing to run, or the working directory is not absolute.
+    pub fn resolve_beside(&self, init: &Resolved) -> Result<Resolved, Error> {
+        if self.args.is_empty() {
+            return Err(Error::NoCommand);
+        }
+        let cwd = self.cwd.clone().unwrap_or_else(|| init.cwd.clone());
+        if !cwd.starts_with('/') {
+            return Err(Error::RelativeDirectory { path: cwd });
+        }
+        let env = init.env.iter().chain(&self.env).cloned().collect();
+        let user = self.user.clone().unwrap_or_else(|| init.user.clone());
+        Ok(Resolved { args: self.args.clone(), env, cwd, user })
+    }
 }
 
 #[cfg(test)]
@@ -162,6 +197,16 @@ mod tests {
     fn an_entrypoint_of_the_users_drops_the_images_command() {
         let command = Command { entrypoint: Some("sh".into()), ..Command::default() };
         assert_eq!(command.resolve(&image()).unwrap().args, words("sh"));
+    }
+
+    #[test]
+    fn a_further_command_has_what_the_first_has_unless_it_says_otherwise() {
+        let init = Command::default().resolve(&image()).unwrap();
+        let command = Command { args: words("ls"), env: words("A=mine"), ..Command::default() };
+        let resolved = command.resolve_beside(&init).unwrap();
+        assert_eq!((resolved.args, resolved.env), (words("ls"), words("A=image A=mine")));
+        assert_eq!((resolved.cwd.as_str(), resolved.user.as_str()), ("/srv", "www"));
+        assert!(matches!(Command::default().resolve_beside(&init), Err(Error::NoCommand)));
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub mod schema;
 mod state;
 mod stats;
 pub mod scsi;
+mod show;
 pub mod timeline;
 pub mod validate;
 

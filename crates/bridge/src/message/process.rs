@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Done;
 use super::envelope::rpcs;
-use crate::wire::{Body, Json, JsonString, Layout, Side, Zero, always, layout, maybe};
+use crate::wire::{
+    Body, Json, JsonString, Layout, Side, WireError, Zero, always, layout, maybe,
+};
 
 /// [`WaitForProcess::timeout_in_ms`] without a limit.
 pub const WAIT_FOREVER: u32 = u32::MAX;
@@ -71,6 +73,16 @@ pub struct ProcessParameters {
     pub oci_specification: Option<Json>,
     /// An OCI process: start it in the running container.
     pub oci_process: Option<Json>,
+}
+
+impl ProcessParameters {
+    /// The same, for an OCI process in a container that runs.
+    ///
+    /// # Errors
+    /// When the document has a map whose keys are no text.
+    pub fn with_oci_process<S: Serialize>(self, process: &S) -> Result<Self, WireError> {
+        Ok(Self { oci_process: Some(Json::of(process)?), ..self })
+    }
 }
 
 /// Ports of the host for stdio; 0 where a stream is not wanted.

@@ -65,6 +65,9 @@ pub fn lower(
     config.paused = true;
     config.vcpus = vcpus;
     config.memory = memory(&topology.memory, description.coracle.lock_memory)?;
+    if description.coracle.share_memory {
+        config.memory.backing = MemoryBacking::Shared;
+    }
     config.free_page_reporting = topology.memory.enable_cold_discard_hint.unwrap_or(false);
     config.accel = description.coracle.accelerator;
     config.serial_ports = serial_ports(around)?;

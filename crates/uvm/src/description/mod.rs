@@ -238,6 +238,9 @@ pub struct Coracle {
     /// where the limits allow it even without this.
     #[serde(default)]
     pub lock_memory: bool,
+    /// Let servers of the host see the memory, as a virtio-fs share needs.
+    #[serde(default)]
+    pub share_memory: bool,
     /// Arguments appended to the machine monitor's own.
     #[serde(default)]
     pub monitor_arguments: Vec<String>,

@@ -44,6 +44,7 @@ pub fn describe(opts: &OptionsLcow, place: Place<'_>) -> VmDescription {
         coracle: Coracle {
             accelerator: opts.host.accelerator,
             lock_memory: opts.host.lock_memory,
+            share_memory: opts.host.share_memory,
             monitor_arguments: Vec::new(),
         },
     }

@@ -27,6 +27,8 @@ pub struct HostOptions {
     /// The memory must be locked into RAM, or create fails. Physically backed memory is locked
     /// where the limits allow it even without this.
     pub lock_memory: bool,
+    /// Let servers of the host see the VM's memory: a virtio-fs share needs that.
+    pub share_memory: bool,
     /// Run the VM as this user. None: as ourselves.
     pub user: Option<User>,
     /// The name of the VM's cgroup below ours. None: one is made only when a limit asks for it,
@@ -61,6 +63,7 @@ impl Default for HostOptions {
             verdicts: None,
             die_with_owner: true,
             lock_memory: false,
+            share_memory: false,
             user: None,
             cgroup: None,
             cold_disks: Vec::new(),

@@ -123,7 +123,7 @@ async fn disks_come_and_go_and_are_counted() {
         filesystem: "erofs".to_owned(),
     };
     let mount = vm.add_disk(request).await.unwrap();
-    sh(vm, "test -x /run/mounts/m6/bin/sh").await;
+    sh(vm, "test -x /run/mounts/m6/bin/busybox").await;
     mount.release().await.unwrap();
     assert!(matches!(mount.release().await, Err(UvmError::NotAttached)));
     assert_eq!(disks(vm).await, 0);

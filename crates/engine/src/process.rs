@@ -1,9 +1,9 @@
-//! A container and the command in it.
+//! A command in a container.
 
 use std::time::Duration;
 
 use coracle_uvm::container::{
-    self, BridgeError, ContainerConfig, Hresult, Process, ProcessParameters,
+    self, BridgeError, Container, ContainerConfig, Hresult, ProcessParameters,
 };
 use coracle_uvm::{UtilityVm, UvmError};
 use oci_spec::runtime::Spec;
@@ -16,51 +16,82 @@ use crate::spec::Command;
 /// How long a VM whose bridge broke may take to be seen dead.
 const EXIT_AFTER_BRIDGE: Duration = Duration::from_secs(2);
 
-/// A command that runs in its container.
+/// A command that runs in a container: its init process, or another.
 #[derive(Debug)]
-pub struct Container {
+pub struct Process {
     name: String,
     vm: UtilityVm,
-    container: container::Container,
-    process: Process,
+    process: container::Process,
     stdin: Option<Input>,
     stdout: Option<Output>,
     stderr: Option<Output>,
 }
 
-impl Container {
-    pub(crate) async fn start(
-        vm: &UtilityVm,
-        name: &str,
-        bundle: &str,
-        spec: &Spec,
-        program: &str,
-        command: &Command,
-    ) -> Result<Container, Error> {
-        let config = ContainerConfig::new(bundle, spec)
-            .expect("the maps of an OCI specification have texts as keys");
-        let created = vm.create_container(name, &config).await;
-        let container = created.map_err(|source| create_error(name, program, source))?;
-        let parameters = ProcessParameters {
-            create_std_in_pipe: command.stdin,
-            create_std_out_pipe: true,
-            create_std_err_pipe: command.terminal.is_none(),
-            emulate_console: command.terminal.is_some(),
-            console_size: command.terminal.flatten().map(|(width, height)| (height, width)),
-            ..ProcessParameters::default()
-        };
-        let started = container.create_process(&parameters).await;
-        let process = started.map_err(|source| start_error(program, source))?;
+/// Makes the container and starts its init process.
+pub(crate) async fn start(
+    vm: &UtilityVm,
+    name: &str,
+    bundle: &str,
+    spec: &Spec,
+    program: &str,
+    command: &Command,
+) -> Result<(Container, Process), Error> {
+    let config = ContainerConfig::new(bundle, spec)
+        .expect("the maps of an OCI specification have texts as keys");
+    let created = vm.create_container(name, &config).await;
+    let container = created.map_err(|source| create_error(name, program, source))?;
+    let started = container.create_process(&streams_of(command)).await;
+    let process = started.map_err(|source| start_error(program, source))?;
+    Ok((container, Process::new(vm, name, process)))
+}
+
+/// Starts another process in a container that runs.
+pub(crate) async fn exec(
+    vm: &UtilityVm,
+    name: &str,
+    container: &Container,
+    process: &oci_spec::runtime::Process,
+    user: &str,
+    command: &Command,
+) -> Result<Process, Error> {
+    let program = command.args.first().map_or("", String::as_str);
+    let parameters = ProcessParameters { user: user.to_owned(), ..streams_of(command) };
+    let document = parameters
+        .with_oci_process(process)
+        .expect("the maps of an OCI process have texts as keys");
+    let started = container.create_process(&document).await;
+    let process = started.map_err(|source| start_error(program, source))?;
+    Ok(Process::new(vm, name, process))
+}
+
+/// Which streams the host wants.
+fn streams_of(command: &Command) -> ProcessParameters {
+    ProcessParameters {
+        create_std_in_pipe: command.stdin,
+        create_std_out_pipe: true,
+        create_std_err_pipe: command.terminal.is_none(),
+        emulate_console: command.terminal.is_some(),
+        console_size: command.terminal.flatten().map(|(width, height)| (height, width)),
+        ..ProcessParameters::default()
+    }
+}
+
+impl Process {
+    fn new(vm: &UtilityVm, name: &str, process: container::Process) -> Self {
         let stdio = process.take_stdio();
-        Ok(Container {
+        Self {
             name: name.to_owned(),
             vm: vm.clone(),
-            container,
             process,
             stdin: stdio.stdin,
             stdout: stdio.stdout,
             stderr: stdio.stderr,
-        })
+        }
+    }
+
+    /// Its number in the guest.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// The command's standard input, once.
@@ -122,11 +153,6 @@ impl Container {
     /// There is no terminal, or the guest is gone.
     pub async fn resize(&self, width: u16, height: u16) -> Result<(), Error> {
         self.control("resize", self.process.resize(width, height).await)
-    }
-
-    /// The container's id in the guest.
-    pub fn id(&self) -> &str {
-        self.container.id().as_str()
     }
 
     fn control(&self, what: &'static str, result: Result<(), BridgeError>) -> Result<(), Error> {

@@ -1,0 +1,200 @@
+//! The verbs of a detached sandbox's life: `ls`, `inspect`, `logs`, `wait`, `kill`, `stop`, `rm`.
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use coracle_engine::client::{self, Client, ClientError};
+use coracle_engine::monitor::api::{SandboxView, Stage};
+use coracle_engine::root::Root;
+
+use crate::cli::Format;
+
+/// `coracle ls`.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// Print names only.
+    #[arg(short, long)]
+    quiet: bool,
+    /// How the list is written.
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// One sandbox.
+#[derive(Debug, Args)]
+pub struct OneArgs {
+    /// The sandbox, or a beginning of its name that is nobody else's.
+    #[arg(value_name = "SANDBOX")]
+    sandbox: String,
+    /// How errors are written.
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// `coracle kill`.
+#[derive(Debug, Args)]
+pub struct KillArgs {
+    /// The sandbox, or a beginning of its name that is nobody else's.
+    #[arg(value_name = "SANDBOX")]
+    sandbox: String,
+    /// The signal, by name (with or without SIG) or number.
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = crate::signals::parse)]
+    signal: i32,
+    /// How errors are written.
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// `coracle stop`.
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// The sandboxes, each by its name or a beginning of it that is nobody else's.
+    #[arg(value_name = "SANDBOX", required = true)]
+    sandboxes: Vec<String>,
+    /// How many seconds the command may take to end before it is killed.
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
+    timeout: u64,
+    /// How errors are written.
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// `coracle rm`.
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// The sandboxes, each by its name or a beginning of it that is nobody else's.
+    #[arg(value_name = "SANDBOX", required = true)]
+    sandboxes: Vec<String>,
+    /// Remove one that runs, too: its command is killed.
+    #[arg(short, long)]
+    force: bool,
+    /// How errors are written.
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// Runs `work` on a small runtime.
+pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    runtime.block_on(work)
+}
+
+/// Lists the sandboxes.
+pub fn ls(args: &LsArgs, root: &Root) -> Result<ExitCode> {
+    let names = client::names(root);
+    let mut views = Vec::new();
+    block_on(async {
+        for name in names {
+            match Client::find(root, &name) {
+                Ok(client) => match client.show().await {
+                    Ok(view) => views.push(view),
+                    Err(error) => tracing::warn!(name, %error, "a sandbox does not answer"),
+                },
+                // It went away meanwhile.
+                Err(ClientError::Unknown { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    })?;
+    let mut out = std::io::stdout().lock();
+    match args.format {
+        _ if args.quiet => views.iter().try_for_each(|view| writeln!(out, "{}", view.name))?,
+        Format::Json => writeln!(out, "{}", serde_json::to_string(&views)?)?,
+        Format::Text => print_table(&mut out, &views)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_table(out: &mut impl Write, views: &[SandboxView]) -> std::io::Result<()> {
+    let width = views.iter().map(|view| view.name.len()).max().unwrap_or(0).max(4);
+    writeln!(out, "{:width$}  {:10}  {:20}  {:>5}  COMMAND", "NAME", "STATE", "CREATED", "PLUGS")?;
+    for view in views {
+        let state = match view.exit_code {
+            Some(code) => format!("exited {code}"),
+            None => view.state.name().to_owned(),
+        };
+        let (name, plugs) = (&view.name, view.plugs.len());
+        let command = view.command.join(" ");
+        writeln!(out, "{name:width$}  {state:10}  {:20}  {plugs:>5}  {command}", view.created)?;
+    }
+    Ok(())
+}
+
+/// Prints everything there is to say about a sandbox.
+pub fn inspect(args: &OneArgs, root: &Root) -> Result<ExitCode> {
+    let client = Client::find(root, &args.sandbox)?;
+    let view = block_on(async { Ok(client.show().await?) })?;
+    let text = match args.format {
+        Format::Json => serde_json::to_string(&view)?,
+        Format::Text => serde_json::to_string_pretty(&view)?,
+    };
+    println!("{text}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what the command has written.
+pub fn logs(args: &OneArgs, root: &Root) -> Result<ExitCode> {
+    let client = Client::find(root, &args.sandbox)?;
+    let mut out = std::io::stdout().lock();
+    for path in client.output_files() {
+        let mut file = match std::fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot open {}", path.display()));
+            }
+        };
+        let mut buffer = vec![0; 64 * 1024];
+        while let count @ 1.. = file.read(&mut buffer).context("cannot read the log")? {
+            out.write_all(&buffer[..count])?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for the command's end and ends as it did.
+pub fn wait(args: &OneArgs, root: &Root) -> Result<ExitCode> {
+    let client = Client::find(root, &args.sandbox)?;
+    let code = block_on(async { Ok(client.wait().await?) })?;
+    Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX)))
+}
+
+/// Sends the command a signal.
+pub fn kill(args: &KillArgs, root: &Root) -> Result<ExitCode> {
+    let client = Client::find(root, &args.sandbox)?;
+    block_on(async { Ok(client.signal(args.signal).await?) })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends the command and the VM; the sandbox stays to tell how it ended.
+pub fn stop(args: &StopArgs, root: &Root) -> Result<ExitCode> {
+    for name in &args.sandboxes {
+        let client = Client::find(root, name)?;
+        block_on(async { Ok(client.stop(args.timeout).await?) })?;
+        println!("{}", client.name());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes everything of a sandbox.
+pub fn rm(args: &RmArgs, root: &Root) -> Result<ExitCode> {
+    for name in &args.sandboxes {
+        let client = Client::find(root, name)?;
+        block_on(async {
+            if !args.force && client.show().await?.state != Stage::Exited {
+                let name = client.name();
+                let advice = format!("stop it first (`coracle stop {name}`), or add --force");
+                bail!(anyhow::anyhow!("the sandbox {name} runs").context(crate::report::Advice(advice)));
+            }
+            Ok(client.remove().await?)
+        })?;
+        println!("{}", client.name());
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,90 @@
+//! `coracle monitor`: owns one sandbox; started by `run --detach`, spoken to over its API.
+//!
+//! Its order comes on standard input as JSON, and what becomes of it goes to standard output, a line
+//! each, until the command runs. Whoever gave the order and goes away before that takes it back.
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use coracle_engine::monitor::{self, api};
+use coracle_engine::root::Root;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// What a monitor is told besides its order.
+#[derive(Debug, Args)]
+pub struct MonitorArgs {
+    /// The sandbox's name, for people who look at the list of processes.
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+/// Runs a sandbox to its end.
+pub fn run(args: &MonitorArgs, root: &Root) -> Result<ExitCode> {
+    rustix::process::setsid().context("cannot make a session")?;
+    let mut lines = std::io::BufReader::new(std::io::stdin());
+    let mut order = String::new();
+    std::io::BufRead::read_line(&mut lines, &mut order).context("cannot read the order")?;
+    let order: api::Order = serde_json::from_str(&order).context("cannot understand the order")?;
+    anyhow::ensure!(order.sandbox.name.as_ref() == Some(&args.name), "the order is for another");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    let outcome = runtime.block_on(async {
+        let cancel = CancellationToken::new();
+        let ready = CancellationToken::new();
+        let (taken_back, is_ready) = (cancel.clone(), ready.clone());
+        // Blocks in a read for as long as the other side waits for us.
+        std::thread::spawn(move || {
+            let _ = lines.read(&mut [0]);
+            if !is_ready.is_cancelled() {
+                taken_back.cancel();
+            }
+        });
+        let mut terminate = signal(SignalKind::terminate())?;
+        let terminated = cancel.clone();
+        tokio::spawn(async move {
+            terminate.recv().await;
+            terminated.cancel();
+        });
+        let progress =
+            Box::new(|step: &coracle_engine::Step| report(&api::Report::Progress(step.clone())));
+        let run = monitor::run(root, order, cancel, progress, |view| {
+            ready.cancel();
+            report(&api::Report::Ready(Box::new(view.clone())));
+            let_go_of_streams();
+        });
+        let outcome = run.await;
+        if let Err(error) = &outcome
+            && !ready.is_cancelled()
+        {
+            report(&api::Report::Failed(api::Failure::of(error)));
+            return Ok(ExitCode::FAILURE);
+        }
+        outcome.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from)
+    });
+    runtime.shutdown_background();
+    outcome
+}
+
+/// A reader that is gone learns nothing; the thread at standard input sees that.
+fn report(report: &api::Report) {
+    if let Ok(line) = serde_json::to_string(report) {
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    }
+}
+
+/// Gives the pipes to the other side back, so that it sees their end.
+fn let_go_of_streams() {
+    let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") else { return };
+    // Standard error stays: it is the log.
+    let replaced = rustix::stdio::dup2_stdin(&null).and_then(|()| rustix::stdio::dup2_stdout(&null));
+    if let Err(error) = replaced {
+        tracing::warn!(%error, "cannot let go of the standard streams");
+    }
+}

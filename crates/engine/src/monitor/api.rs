@@ -1,0 +1,192 @@
+//! What is said over a monitor's API: the types of both ends.
+//!
+//! HTTP with JSON on the unix socket `api.sock` of the sandbox's run directory:
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /v1/sandbox` | | [`SandboxView`] |
+//! | `GET /v1/exit` | | [`Exit`], when the container's command has ended |
+//! | `POST /v1/signal` | [`SignalRequest`] | |
+//! | `POST /v1/stop` | [`StopRequest`] | [`Exit`], when the VM is down |
+//! | `DELETE /v1/sandbox` | | when nothing of the sandbox is left but this answer |
+//! | `POST /v1/execs` | [`Command`] | [`Started`] |
+//! | `GET /v1/execs/ID/exit` | | [`Exit`], when it has ended |
+//! | `POST /v1/execs/ID/signal` | [`SignalRequest`] | |
+//! | `POST /v1/execs/ID/size` | [`SizeRequest`] | |
+//! | `GET /v1/plugs` | | list of [`Plugged`] |
+//! | `POST /v1/plugs` | [`PlugSpec`] | [`Plugged`] |
+//! | `POST /v1/plugs/remove` | [`RemoveRequest`] | [`Plugged`] |
+//!
+//! A failure has a status of 400 and more and a [`Failure`] as its body. The streams of an exec are
+//! connections of their own to `stdio.sock`, each opened with a line `TOKEN STREAM`.
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::plug::{Kind, PlugSpec, Plugged};
+pub use crate::spec::Command;
+
+/// Where a sandbox is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Its command runs.
+    Running,
+    /// It is being stopped.
+    Stopping,
+    /// Its command has ended, and its VM with it.
+    Exited,
+}
+
+impl Stage {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Exited => "exited",
+        }
+    }
+}
+
+/// A sandbox as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxView {
+    /// Its name.
+    pub name: String,
+    /// Where it is in its life.
+    pub state: Stage,
+    /// How its command ended, if it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<u32>,
+    /// When it was started, RFC 3339.
+    pub created: String,
+    /// The root file system: a path, or `built-in`.
+    pub rootfs: String,
+    /// The command.
+    pub command: Vec<String>,
+    /// Memory of the VM in MiB.
+    pub memory_mib: u64,
+    /// Its virtual CPUs.
+    pub vcpus: u32,
+    /// The process that owns it.
+    pub monitor: ProcessView,
+    /// The process that runs the VM, while there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm: Option<ProcessView>,
+    /// What is plugged in.
+    pub plugs: Vec<Plugged>,
+}
+
+/// A process of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessView {
+    /// Its number.
+    pub pid: u32,
+}
+
+/// How a command ended: 0 to 255, 128 and a signal's number for one it died of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The code.
+    pub exit_code: u32,
+}
+
+/// A signal to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalRequest {
+    /// Its number.
+    pub signal: i32,
+}
+
+/// How long a stop may take before it is done by force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopRequest {
+    /// Seconds.
+    pub timeout: u64,
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SizeRequest {
+    /// Columns.
+    pub width: u16,
+    /// Rows.
+    pub height: u16,
+}
+
+/// A further command that was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Its id in this sandbox.
+    pub id: u64,
+    /// What opens its streams, each once.
+    pub token: String,
+}
+
+/// What to take out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveRequest {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its destination or its source.
+    pub key: String,
+}
+
+/// Something failed on the other side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The stable code.
+    pub code: String,
+    /// One sentence.
+    pub message: String,
+    /// Its causes, the nearest first.
+    pub causes: Vec<String>,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+    /// The exit code that belongs to the command and not to us, if it is its failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<u8>,
+}
+
+impl Failure {
+    /// What an error has to say.
+    pub fn of(error: &crate::Error) -> Self {
+        let mut causes = Vec::new();
+        let mut next = std::error::Error::source(error);
+        while let Some(cause) = next {
+            causes.push(cause.to_string());
+            next = cause.source();
+        }
+        Self {
+            code: error.code().to_owned(),
+            message: error.to_string(),
+            causes,
+            help: error.help(),
+            exit_code: error.exit_code(),
+        }
+    }
+}
+
+/// What a monitor says on its standard output while it starts, a line each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Report {
+    /// How far it is.
+    Progress(crate::Step),
+    /// The command runs.
+    Ready(Box<SandboxView>),
+    /// It came to nothing.
+    Failed(Failure),
+}
+
+/// What a monitor is told on its standard input.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Order {
+    /// The sandbox.
+    pub sandbox: crate::SandboxSpec,
+    /// Its command.
+    pub command: Command,
+    /// Remove the sandbox when the command has ended.
+    pub remove: bool,
+}

@@ -1,0 +1,146 @@
+//! The API's requests, each mapped to what answers it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio::net::UnixListener;
+
+use super::api::{
+    Command, Exit, Failure, PlugSpec, Plugged, RemoveRequest, SandboxView, SignalRequest,
+    SizeRequest, Stage, Started, StopRequest,
+};
+use super::execs::{self, Exec};
+use super::{Error, Monitor};
+
+type Shared = State<Arc<Monitor>>;
+type Answer<T> = Result<Json<T>, Refusal>;
+
+/// An error on its way to the client.
+struct Refusal(Error);
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = match &self.0 {
+            Error::NotPlugged { .. } | Error::NoExec { .. } => StatusCode::NOT_FOUND,
+            Error::DestinationTaken { .. } | Error::PlugBusy { .. } | Error::NotRunning { .. } => {
+                StatusCode::CONFLICT
+            }
+            error if error.exit_code().is_some() => StatusCode::UNPROCESSABLE_ENTITY,
+            Error::BadPlug { .. } | Error::AmbiguousPlug { .. } | Error::NoCommand => {
+                StatusCode::BAD_REQUEST
+            }
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(Failure::of(&self.0))).into_response()
+    }
+}
+
+/// Serves until the sandbox is removed and the answers under way are out.
+pub(super) async fn serve(monitor: Arc<Monitor>, listener: UnixListener) {
+    let removed = monitor.removed.clone();
+    let router = Router::new()
+        .route("/v1/sandbox", get(show).delete(remove))
+        .route("/v1/exit", get(exit))
+        .route("/v1/signal", post(signal))
+        .route("/v1/stop", post(stop))
+        .route("/v1/execs", post(start_exec))
+        .route("/v1/execs/{id}/exit", get(exec_exit))
+        .route("/v1/execs/{id}/signal", post(exec_signal))
+        .route("/v1/execs/{id}/size", post(exec_size))
+        .route("/v1/plugs", get(list_plugs).post(add_plug))
+        .route("/v1/plugs/remove", post(remove_plug))
+        .with_state(monitor);
+    let serving = axum::serve(listener, router)
+        .with_graceful_shutdown(async move { removed.cancelled().await });
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the API ended");
+    }
+}
+
+async fn show(State(monitor): Shared) -> Json<SandboxView> {
+    Json(monitor.view())
+}
+
+async fn exit(State(monitor): Shared) -> Json<Exit> {
+    Json(Exit { exit_code: exit_of(&monitor).await })
+}
+
+async fn exit_of(monitor: &Monitor) -> u32 {
+    let mut exit = monitor.exit.subscribe();
+    let code = exit.wait_for(Option::is_some).await;
+    // We hold the sender.
+    code.ok().and_then(|code| *code).unwrap_or(255)
+}
+
+async fn signal(State(monitor): Shared, Json(asked): Json<SignalRequest>) -> Answer<()> {
+    monitor.live()?;
+    monitor.init.signal(asked.signal).await?;
+    Ok(Json(()))
+}
+
+async fn stop(State(monitor): Shared, Json(asked): Json<StopRequest>) -> Json<Exit> {
+    if *monitor.stage.borrow() != Stage::Exited {
+        monitor.stop.send_replace(Some(Duration::from_secs(asked.timeout)));
+    }
+    Json(Exit { exit_code: exit_of(&monitor).await })
+}
+
+async fn remove(State(monitor): Shared) -> Json<()> {
+    monitor.remove.cancel();
+    monitor.removed.cancelled().await;
+    Json(())
+}
+
+async fn start_exec(State(monitor): Shared, Json(command): Json<Command>) -> Answer<Started> {
+    Ok(Json(execs::start(&monitor, &command).await?))
+}
+
+fn find(monitor: &Monitor, id: u64) -> Result<Arc<Exec>, Error> {
+    monitor.execs.get(id).ok_or(Error::NoExec { id })
+}
+
+async fn exec_exit(State(monitor): Shared, Path(id): Path<u64>) -> Answer<Exit> {
+    let exec = find(&monitor, id)?;
+    Ok(Json(Exit { exit_code: exec.process.wait().await? }))
+}
+
+async fn exec_signal(
+    State(monitor): Shared,
+    Path(id): Path<u64>,
+    Json(asked): Json<SignalRequest>,
+) -> Answer<()> {
+    find(&monitor, id)?.process.signal(asked.signal).await?;
+    Ok(Json(()))
+}
+
+async fn exec_size(
+    State(monitor): Shared,
+    Path(id): Path<u64>,
+    Json(size): Json<SizeRequest>,
+) -> Answer<()> {
+    find(&monitor, id)?.process.resize(size.width, size.height).await?;
+    Ok(Json(()))
+}
+
+async fn list_plugs(State(monitor): Shared) -> Json<Vec<Plugged>> {
+    Json(monitor.sandbox.plugs().list())
+}
+
+async fn add_plug(State(monitor): Shared, Json(spec): Json<PlugSpec>) -> Answer<Plugged> {
+    Ok(Json(monitor.live()?.plugs().add(spec).await?))
+}
+
+async fn remove_plug(State(monitor): Shared, Json(asked): Json<RemoveRequest>) -> Answer<Plugged> {
+    Ok(Json(monitor.live()?.plugs().remove(asked.kind, &asked.key).await?))
+}

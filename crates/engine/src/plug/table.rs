@@ -1,0 +1,163 @@
+//! What is plugged into a sandbox, and what is on its way in or out. Pure.
+
+use super::spec::{Kind, PlugSpec, Plugged};
+
+/// One entry; `H` is what takes the thing out again.
+#[derive(Debug)]
+struct Entry<H> {
+    number: u64,
+    plugged: Plugged,
+    /// None while somebody is at work on it.
+    handle: Option<H>,
+}
+
+/// The table.
+#[derive(Debug)]
+pub(crate) struct Table<H> {
+    entries: Vec<Entry<H>>,
+    counter: u64,
+}
+
+/// Why the table refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Something is at that destination.
+    Taken(String),
+    /// Nothing answers to the name.
+    Unknown,
+    /// Several do: they are named.
+    Ambiguous(Vec<String>),
+    /// Somebody is at work on it.
+    Busy,
+}
+
+impl<H> Default for Table<H> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), counter: 0 }
+    }
+}
+
+impl<H> Table<H> {
+    /// Reserves an entry; its number is never used again in this sandbox.
+    pub(crate) fn reserve(&mut self, spec: &PlugSpec) -> Result<u64, Refusal> {
+        if let Some(destination) = &spec.destination {
+            let same = |e: &&Entry<H>| e.plugged.spec.destination.as_ref() == Some(destination);
+            if let Some(there) = self.entries.iter().find(same) {
+                return Err(Refusal::Taken(there.plugged.spec.source.clone()));
+            }
+        }
+        self.counter += 1;
+        let plugged = Plugged {
+            spec: spec.clone(),
+            guest_path: String::new(),
+            slot: None,
+            state: "arriving".to_owned(),
+        };
+        self.entries.push(Entry { number: self.counter, plugged, handle: None });
+        Ok(self.counter)
+    }
+
+    /// The thing is there.
+    pub(crate) fn fill(&mut self, number: u64, plugged: Plugged, handle: H) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.number == number) {
+            entry.plugged = plugged;
+            entry.handle = Some(handle);
+        }
+    }
+
+    /// It is gone, or never came.
+    pub(crate) fn forget(&mut self, number: u64) {
+        self.entries.retain(|entry| entry.number != number);
+    }
+
+    /// Takes the handle of the thing that answers to `key`: its destination, or its source if no
+    /// other of its kind has the same.
+    pub(crate) fn take(&mut self, kind: Kind, key: &str) -> Result<(u64, Plugged, H), Refusal> {
+        let is_kind = |entry: &Entry<H>| entry.plugged.spec.kind == kind;
+        let at = |entry: &Entry<H>| is_kind(entry) && entry.plugged.spec.destination.as_deref() == Some(key);
+        let of = |entry: &Entry<H>| is_kind(entry) && entry.plugged.spec.source == key;
+        let found = match self.entries.iter().position(at) {
+            Some(found) => found,
+            None => {
+                let all: Vec<usize> =
+                    (0..self.entries.len()).filter(|n| of(&self.entries[*n])).collect();
+                match all.as_slice() {
+                    [] => return Err(Refusal::Unknown),
+                    [one] => *one,
+                    several => {
+                        let names = several.iter().map(|n| {
+                            let spec = &self.entries[*n].plugged.spec;
+                            spec.destination.clone().unwrap_or_else(|| spec.source.clone())
+                        });
+                        return Err(Refusal::Ambiguous(names.collect()));
+                    }
+                }
+            }
+        };
+        let entry = &mut self.entries[found];
+        let handle = entry.handle.take().ok_or(Refusal::Busy)?;
+        Ok((entry.number, entry.plugged.clone(), handle))
+    }
+
+    /// Puts a handle back: taking the thing out has failed and can be tried again.
+    pub(crate) fn put_back(&mut self, number: u64, handle: H) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.number == number) {
+            entry.handle = Some(handle);
+        }
+    }
+
+    /// Everything, in the order it came.
+    pub(crate) fn list(&self) -> Vec<Plugged> {
+        self.entries.iter().map(|entry| entry.plugged.clone()).collect()
+    }
+
+    #[cfg(test)]
+    fn states(&self) -> Vec<&str> {
+        self.entries.iter().map(|entry| entry.plugged.state.as_str()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(source: &str, destination: Option<&str>) -> PlugSpec {
+        let destination = destination.map(str::to_owned);
+        PlugSpec { destination, ..PlugSpec::new(Kind::Disk, source) }
+    }
+
+    fn there(spec: &PlugSpec) -> Plugged {
+        Plugged { spec: spec.clone(), guest_path: String::new(), slot: None, state: "ok".into() }
+    }
+
+    #[test]
+    fn a_destination_is_given_once_even_while_the_first_is_on_its_way() {
+        let mut table = Table::<()>::default();
+        let first = disk("/a", Some("/m"));
+        let number = table.reserve(&first).unwrap();
+        assert_eq!(table.states(), ["arriving"]);
+        assert_eq!(table.reserve(&disk("/b", Some("/m"))), Err(Refusal::Taken("/a".into())));
+        table.forget(number);
+        assert!(table.reserve(&disk("/b", Some("/m"))).is_ok());
+    }
+
+    #[test]
+    fn a_thing_answers_to_its_destination_and_to_its_source_if_that_is_enough() {
+        let mut table = Table::default();
+        for (n, spec) in [disk("/a", Some("/m")), disk("/a", Some("/n")), disk("/b", None)].iter().enumerate() {
+            let number = table.reserve(spec).unwrap();
+            table.fill(number, there(spec), n);
+        }
+        let ambiguous = Refusal::Ambiguous(vec!["/m".into(), "/n".into()]);
+        assert_eq!(table.take(Kind::Disk, "/a").unwrap_err(), ambiguous);
+        assert_eq!(table.take(Kind::Pmem, "/b").unwrap_err(), Refusal::Unknown);
+        let (number, _, handle) = table.take(Kind::Disk, "/n").unwrap();
+        assert_eq!(handle, 1);
+        assert_eq!(table.take(Kind::Disk, "/n").unwrap_err(), Refusal::Busy);
+        table.put_back(number, handle);
+        assert!(table.take(Kind::Disk, "/n").is_ok());
+        table.forget(number);
+        assert_eq!(table.take(Kind::Disk, "/a").unwrap().2, 0);
+        assert_eq!(table.take(Kind::Disk, "/b").unwrap().2, 2);
+    }
+}
