@@ -340,6 +340,9 @@ fn options(
     // guest need not ask about is time.
     options.scsi_controller_count = u32::from(spec.needs_scsi());
     options.host.share_memory = spec.needs_shared_memory();
+    if !spec.needs_pmem() {
+        options.vpmem_device_count = 0;
+    }
     options.host.run_dir = Some(dir.join("vm"));
     options.host.accelerator = spec.accel;
     options.host.verdicts = Some(root.verdicts());

@@ -50,6 +50,11 @@ impl SandboxSpec {
         self.hotplug || self.plugs.iter().any(|plug| plug.kind == Kind::Disk)
     }
 
+    /// Whether the VM needs room for persistent memory.
+    pub(crate) fn needs_pmem(&self) -> bool {
+        self.hotplug || self.plugs.iter().any(|plug| plug.kind == Kind::Pmem)
+    }
+
     /// Whether a server of the host's must see the VM's memory.
     pub(crate) fn needs_shared_memory(&self) -> bool {
         let by_virtiofs =

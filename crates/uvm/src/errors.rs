@@ -262,6 +262,27 @@ pub enum UvmError {
         /// The host path of what is there.
         holder: String,
     },
+    /// A share needs a path in the guest.
+    #[error("uvmPath must be passed to AddPlan9")]
+    NoUvmPath,
+    /// The server of a share did not come up.
+    #[error("share {}", path.display())]
+    Share {
+        /// The path on the host.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: crate::share::ServerError,
+    },
+    /// The server of a share has died; the share cannot be taken out of a VM that runs.
+    #[error("the share at {path} is broken: its server has died")]
+    ShareBroken {
+        /// Its path in the guest.
+        path: String,
+    },
+    /// virtio-fs needs memory that its server can see.
+    #[error("the VM was made without shared memory, which virtio-fs needs")]
+    MemoryNotShared,
     /// Another caller did the same first, and this is what came of it.
     #[error(transparent)]
     Shared(std::sync::Arc<UvmError>),
@@ -294,6 +315,16 @@ impl UvmError {
             Self::NoScsiControllers => {
                 Some("make the VM with `scsi_controller_count` of at least 1".to_owned())
             }
+            Self::ShareBroken { .. } => Some(
+                "it goes when the VM is stopped; QEMU cannot take another server for it".to_owned(),
+            ),
+            Self::MemoryNotShared => Some(
+                "use a 9P share, or make the VM with the host option `share_memory`".to_owned(),
+            ),
+            Self::Share { source: crate::share::ServerError::NoProgram { .. }, .. } => Some(
+                "install virtiofsd (Debian 12: it comes with qemu-system-common), or use a 9P share"
+                    .to_owned(),
+            ),
             Self::Shared(first) => first.help(),
             Self::Modify { source: ModifyError::Host(source) | ModifyError::Adding(source), .. } => {
                 source.help()
@@ -341,6 +372,10 @@ impl UvmError {
             Self::Source { .. } => "E-DEVICE-SOURCE",
             Self::AttachedReadOnly { .. } => "E-DEVICE-READ-ONLY",
             Self::GuestPathTaken { .. } => "E-GUEST-PATH",
+            Self::NoUvmPath => "E-SHARE-PATH",
+            Self::Share { .. } => "E-SHARE",
+            Self::ShareBroken { .. } => "E-SHARE-BROKEN",
+            Self::MemoryNotShared => "E-SHARE-MEMORY",
             Self::Shared(first) => first.code(),
             Self::Abandoned => "E-ABANDONED",
             Self::Stats { .. } => "E-STATS",

@@ -12,7 +12,8 @@
 //! | [`hcs`] | what hcsshim gives a Windows host, for the backend to come |
 //! | [`UtilityVm`] | create, start, wait, terminate, close; in `lifecycle`, states in `state` |
 //! | `guest` | containers, processes, capabilities |
-//! | [`modify`], `disks`, `layers` | changes, split between host and guest |
+//! | [`modify`], `disks`, `layers`, `show` | changes, split between host and guest |
+//! | `plug`, [`scsi`], [`share`], `pipe`, `vpmem` | what is plugged in while the VM runs, one place per kind |
 //! | [`output`], `entropy` | what the guest's program prints, what the guest is fed |
 //! | `identity`, `counters`, `stats`, [`schema`] | who a VM is and what it uses |
 //! | [`timeline`] | when each step of a boot happened |
@@ -43,14 +44,17 @@ pub mod merge;
 pub mod modify;
 pub mod options;
 pub mod output;
+mod pipe;
 mod plug;
 pub mod schema;
 mod state;
 mod stats;
 pub mod scsi;
+pub mod share;
 mod show;
 pub mod timeline;
 pub mod validate;
+mod vpmem;
 
 pub use coracle_vmm::{Accel, User};
 pub use errors::{Result, UvmError};

@@ -61,6 +61,8 @@ pub struct VmConfig {
     pub graphics: Option<PathBuf>,
     /// Bridges with 32 places each for network and other PCI devices plugged in later.
     pub hotplug_bridges: u32,
+    /// Room in the guest's address space for persistent memory plugged in later, in all.
+    pub hotplug_memory: MiB,
     /// Limits on what the VM's process takes from the host.
     pub cgroup: Option<Cgroup>,
     /// The user the VM's process becomes; none: it stays ours. Capabilities go either way.
@@ -94,6 +96,7 @@ impl VmConfig {
             console: None,
             graphics: None,
             hotplug_bridges: 1,
+            hotplug_memory: MiB(0),
             cgroup: None,
             user: None,
             die_with_owner: true,

@@ -74,6 +74,10 @@ pub enum Device {
     Nic(Nic),
     /// A byte channel.
     SerialPort(SerialPort),
+    /// A file system another process serves.
+    Share(Share),
+    /// Persistent memory, which stays until the VM ends.
+    Pmem(Pmem),
 }
 
 impl Device {
@@ -83,6 +87,8 @@ impl Device {
             Device::Disk(disk) => &disk.id,
             Device::Nic(nic) => &nic.id,
             Device::SerialPort(port) => &port.id,
+            Device::Share(share) => &share.id,
+            Device::Pmem(pmem) => &pmem.id,
         }
     }
 }
@@ -133,7 +139,20 @@ pub enum DiskFormat {
     Vhdx,
 }
 
-/// A persistent memory device, cold only: it cannot be unplugged.
+/// A virtio-fs device. The VM's memory must be [`crate::MemoryBacking::Shared`]: its server reads and
+/// writes there.
+#[derive(Debug)]
+pub struct Share {
+    /// Its name.
+    pub id: DeviceId,
+    /// The tag by which the guest mounts it; 1 to 36 bytes.
+    pub tag: String,
+    /// A connection to its server (virtiofsd), which serves this one and ends with it.
+    pub server: OwnedFd,
+}
+
+/// A persistent memory device. It cannot be unplugged: what is plugged in later needs
+/// [`crate::VmConfig::hotplug_memory`] and stays until the VM ends.
 #[derive(Debug)]
 pub struct Pmem {
     /// Its name.

@@ -57,6 +57,9 @@ pub trait Vm: Send + Sync {
     /// After [`VmmError::UnplugTimeout`] the request still stands; unplugging again waits on.
     async fn unplug(&self, id: &DeviceId, timeout: Duration) -> Result<(), VmmError>;
 
+    /// Where a pmem device begins in the guest's memory, in bytes: the guest knows it by that.
+    async fn pmem_address(&self, id: &DeviceId) -> Result<u64, VmmError>;
+
     /// What happens to the VM from now on. A slow receiver misses the oldest events.
     fn events(&self) -> broadcast::Receiver<VmEvent>;
 

@@ -88,6 +88,16 @@ impl ChannelDir {
         &self.path
     }
 
+    /// A socket that listens where the guest dials `port`, for somebody else to accept at. Its file
+    /// stays when it is dropped.
+    ///
+    /// # Errors
+    /// `AddrInUse` when there is a file already; else those of the file system.
+    pub fn bind(&self, port: u32) -> io::Result<std::os::unix::net::UnixListener> {
+        let dir = open_dir(&self.path)?;
+        std::os::unix::net::UnixListener::bind(path_within(&dir, &format!("{VSOCK}_{port}")))
+    }
+
     /// Listens where the guest dials `port`. A socket file nobody listens at any more is replaced.
     ///
     /// # Errors

@@ -1,14 +1,22 @@
 //! From what was asked for to the verb of the VM that does it, and back.
 
+use std::path::Path;
+
 use coracle_uvm::scsi::{DiskFormat, DiskKind, DiskRequest, ScsiMount};
+use coracle_uvm::share::{Plan9Share, VirtioFsShare};
 use coracle_uvm::{UtilityVm, UvmError};
 
-use super::spec::{Kind, PlugSpec};
+use super::spec::{Kind, PlugSpec, ShareType};
 
 /// What takes a thing out again.
 #[derive(Debug)]
 pub(crate) enum Handle {
     Disk(ScsiMount),
+    VirtioFs(VirtioFsShare),
+    Plan9(Plan9Share),
+    /// By its path on the host.
+    Pipe(String),
+    Pmem(String),
 }
 
 /// Where a thing is.
@@ -26,7 +34,17 @@ pub(crate) async fn attach(
 ) -> Result<(Handle, Place), UvmError> {
     match spec.kind {
         Kind::Disk => disk(vm, number, spec).await,
-        Kind::Pmem | Kind::Share | Kind::Pipe | Kind::Device => Err(UvmError::NotSupported),
+        Kind::Share => share(vm, number, spec).await,
+        Kind::Pmem => {
+            let guest_path = vm.add_vpmem(&spec.source).await?;
+            Ok((Handle::Pmem(spec.source.clone()), Place { guest_path, slot: None }))
+        }
+        Kind::Pipe => {
+            let guest_path = format!("/run/pipes/p{number}");
+            vm.add_pipe_at(&spec.source, &guest_path).await?;
+            Ok((Handle::Pipe(spec.source.clone()), Place { guest_path, slot: None }))
+        }
+        Kind::Device => Err(UvmError::NotSupported),
     }
 }
 
@@ -58,14 +76,62 @@ async fn disk(
     Ok((Handle::Disk(mount), place))
 }
 
+async fn share(
+    vm: &UtilityVm,
+    number: u64,
+    spec: &PlugSpec,
+) -> Result<(Handle, Place), UvmError> {
+    let at = format!("/run/mounts/m{number}");
+    match spec.share_type {
+        ShareType::VirtioFs => {
+            let share = vm.add_virtiofs(&spec.source, &at, spec.read_only).await?;
+            let guest_path = share.uvm_path.clone();
+            Ok((Handle::VirtioFs(share), Place { guest_path, slot: None }))
+        }
+        ShareType::Plan9 => {
+            // A file is shared as its directory, restricted to its name.
+            let source = Path::new(&spec.source);
+            let is_file = source.metadata().is_ok_and(|file| !file.is_dir());
+            let (folder, name) = match (source.parent(), source.file_name()) {
+                (Some(folder), Some(name)) if is_file => (folder, name.to_str()),
+                (Some(_) | None, _) => (source, None),
+            };
+            let folder = folder.to_string_lossy();
+            let names: Vec<&str> = name.into_iter().collect();
+            let share =
+                vm.add_plan9(&folder, &at, spec.read_only, name.is_some(), &names).await?;
+            let guest_path = match name {
+                Some(name) => format!("{at}/{name}"),
+                None => at,
+            };
+            Ok((Handle::Plan9(share), Place { guest_path, slot: None }))
+        }
+    }
+}
+
 impl Handle {
     /// Takes the thing out; gives itself back if that fails.
-    pub(crate) async fn detach(self, _vm: &UtilityVm) -> Result<(), (Self, UvmError)> {
-        match self {
-            Self::Disk(mount) => match mount.release().await {
-                Ok(()) | Err(UvmError::NotAttached) => Ok(()),
-                Err(error) => Err((Self::Disk(mount), error)),
-            },
+    pub(crate) async fn detach(self, vm: &UtilityVm) -> Result<(), (Self, UvmError)> {
+        let done = match &self {
+            Self::Disk(mount) => mount.release().await,
+            Self::VirtioFs(share) => share.release().await,
+            Self::Plan9(share) => share.release().await,
+            Self::Pipe(path) => vm.remove_pipe(path).await,
+            Self::Pmem(path) => vm.remove_vpmem(path).await,
+        };
+        match done {
+            Ok(()) | Err(UvmError::NotAttached) => Ok(()),
+            Err(error) => Err((self, error)),
         }
+    }
+
+    /// What is the matter with it; `ok` if nothing is.
+    pub(crate) fn state(&self) -> &'static str {
+        let is_broken = match self {
+            Self::Disk(_) | Self::Pipe(_) | Self::Pmem(_) => false,
+            Self::VirtioFs(share) => share.is_broken(),
+            Self::Plan9(share) => share.is_broken(),
+        };
+        if is_broken { "broken: its server has died" } else { "ok" }
     }
 }

@@ -145,7 +145,7 @@ impl Plugs {
 
     /// Everything that is plugged in.
     pub fn list(&self) -> Vec<Plugged> {
-        self.locked().list()
+        self.locked().list(Handle::state)
     }
 
     /// Where in the VM things are that a new container shall see, and where it sees them.
@@ -154,7 +154,7 @@ impl Plugs {
             let read_only = plugged.spec.read_only;
             Some((plugged.guest_path, plugged.spec.destination?, read_only))
         };
-        self.locked().list().into_iter().filter_map(seen).collect()
+        self.list().into_iter().filter_map(seen).collect()
     }
 
     /// From now on the container sees what comes and goes.

@@ -107,8 +107,15 @@ impl<H> Table<H> {
     }
 
     /// Everything, in the order it came.
-    pub(crate) fn list(&self) -> Vec<Plugged> {
-        self.entries.iter().map(|entry| entry.plugged.clone()).collect()
+    pub(crate) fn list(&self, state: impl Fn(&H) -> &'static str) -> Vec<Plugged> {
+        let with_state = |entry: &Entry<H>| {
+            let mut plugged = entry.plugged.clone();
+            if let Some(handle) = &entry.handle {
+                plugged.state = state(handle).to_owned();
+            }
+            plugged
+        };
+        self.entries.iter().map(with_state).collect()
     }
 
     #[cfg(test)]

@@ -74,6 +74,7 @@ pub fn lower(
     config.scsi_controllers = controllers;
     config.disks = disks(around.cold_disks)?;
     config.pmem = devices.virtual_pmem.as_ref().map_or(Ok(Vec::new()), pmem)?;
+    config.hotplug_memory = devices.virtual_pmem.as_ref().map_or(MiB(0), room_for_pmem);
     config.throttle = machine.storage_qos.as_ref().and_then(|qos| {
         let (iops, bytes_per_second) =
             (qos.iops_maximum.unwrap_or(0), qos.bandwidth_maximum.unwrap_or(0));
@@ -167,6 +168,14 @@ fn pmem(section: &VirtualPmem) -> Result<Vec<vmm::Pmem>, DescriptionError> {
         Ok(vmm::Pmem { id, file, size, read_only: device.read_only })
     };
     section.devices.iter().map(device).collect()
+}
+
+/// Room in the address space for devices that are still to come, each with space to align it.
+fn room_for_pmem(section: &VirtualPmem) -> MiB {
+    const ALIGNMENT: u64 = 1024;
+    let there = u32::try_from(section.devices.len()).unwrap_or(u32::MAX);
+    let to_come = u64::from(section.maximum_count.saturating_sub(there));
+    MiB(to_come.saturating_mul((section.maximum_size_bytes >> 20).saturating_add(ALIGNMENT)))
 }
 
 fn open_pmem(device: &PmemDevice, limit: u64) -> Result<(OwnedFd, u64), DescriptionError> {

@@ -105,6 +105,11 @@ impl UtilityVm {
             closed: OnceCell::new(),
             scsi_controllers,
             scsi: Mutex::default(),
+            shares: Mutex::default(),
+            pipes: Mutex::default(),
+            vpmem: Mutex::default(),
+            vpmem_count: opts.vpmem_device_count,
+            vpmem_size: opts.vpmem_size_bytes,
             host: opts.host,
             id,
         });

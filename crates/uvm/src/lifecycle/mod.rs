@@ -28,9 +28,12 @@ use tokio::task::JoinHandle;
 
 use crate::counters::Counters;
 use crate::options::{ColdDisk, HostOptions, OutputHandler};
+use crate::pipe::Pipes;
 use crate::scsi::Desk;
+use crate::share::Shares;
 use crate::state::State;
 use crate::timeline::Clock;
+use crate::vpmem::Slots;
 use life::Life;
 
 pub use keeper::KeeperStartError;
@@ -79,6 +82,12 @@ pub(crate) struct Machine {
     pub(crate) host: HostOptions,
     pub(crate) scsi_controllers: u8,
     pub(crate) scsi: Mutex<Desk>,
+    pub(crate) shares: Mutex<Shares>,
+    pub(crate) pipes: Mutex<Pipes>,
+    pub(crate) vpmem: Mutex<Slots>,
+    pub(crate) vpmem_count: u32,
+    /// The largest layer, in bytes.
+    pub(crate) vpmem_size: u64,
     output_handler: Option<OutputHandler>,
     /// The protocol's version and what the guest can do, from the handshake on.
     pub(crate) capabilities: OnceLock<(u32, GuestDefinedCapabilities)>,

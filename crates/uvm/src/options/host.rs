@@ -27,6 +27,8 @@ pub struct HostOptions {
     /// The memory must be locked into RAM, or create fails. Physically backed memory is locked
     /// where the limits allow it even without this.
     pub lock_memory: bool,
+    /// Who serves 9P shares.
+    pub share_servers: ShareServers,
     /// Let servers of the host see the VM's memory: a virtio-fs share needs that.
     pub share_memory: bool,
     /// Run the VM as this user. None: as ourselves.
@@ -63,6 +65,7 @@ impl Default for HostOptions {
             verdicts: None,
             die_with_owner: true,
             lock_memory: false,
+            share_servers: ShareServers::default(),
             share_memory: false,
             user: None,
             cgroup: None,
@@ -93,6 +96,18 @@ pub enum KeeperPlacement {
     Process(Vec<String>),
     /// Nobody of ours: something else, such as a vhost-user vsock device, serves the folder.
     Elsewhere,
+}
+
+/// Who serves 9P shares.
+#[derive(Debug, Clone, Default)]
+pub enum ShareServers {
+    /// Threads of this process, gone with it.
+    #[default]
+    Task,
+    /// Processes of their own, which outlive this one and end with the VM: the command and its
+    /// arguments, to which those of the share are added. `coracle plan9` is such a command; the
+    /// listening socket is its standard input.
+    Process(Vec<String>),
 }
 
 /// A disk that is there from power-on.

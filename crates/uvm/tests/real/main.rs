@@ -8,5 +8,6 @@ mod boot;
 mod containers;
 mod death;
 mod machine;
+mod plugs;
 mod scsi;
 mod support;

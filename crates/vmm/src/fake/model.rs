@@ -176,6 +176,22 @@ impl Model {
                 self.chardevs.insert(text("id"));
                 Ok(json!({}))
             }
+            "object-add" => {
+                if !self.objects.insert(text("id")) {
+                    return refuse(format!("attempt to add duplicate property '{}'", text("id")));
+                }
+                Ok(json!({}))
+            }
+            "object-del" => take(&mut self.objects, &text("id"), "object", "not found"),
+            "qom-get" if text("property") == "memaddr" => {
+                let id = text("path");
+                let id = id.strip_prefix("/machine/peripheral/").unwrap_or_default();
+                let mut pmem = self.devices.iter().filter(|(_, d)| !d["memdev"].is_null());
+                match pmem.position(|(known, _)| known == id) {
+                    Some(number) => Ok(json!((number as u64 + 1) << 32)),
+                    None => refuse(format!("Property '{id}.memaddr' not found")),
+                }
+            }
             "chardev-remove" => self.chardev_remove(&text("id")),
             "qom-list" => Ok(self.list(&text("path"))),
             "ringbuf-read" => {

@@ -229,6 +229,10 @@ impl Vm for Machine {
         self.to_the_end(async move { hotplug::unplug(&shared, &id, timeout).await }).await
     }
 
+    async fn pmem_address(&self, id: &DeviceId) -> Result<u64, VmmError> {
+        hotplug::pmem_address(&self.shared, id).await
+    }
+
     fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.shared.events.subscribe()
     }

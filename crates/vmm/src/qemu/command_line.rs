@@ -103,12 +103,12 @@ impl Line<'_> {
     fn memory(&mut self, config: &VmConfig, facts: &Facts<'_>) {
         let memory = &config.memory;
         let pmem: u64 = config.pmem.iter().map(|pmem| pmem.size).sum();
-        if pmem == 0 {
+        if pmem == 0 && config.hotplug_memory == MiB(0) {
             self.option("m", format!("{}M", memory.size.0));
         } else {
             // Room for each in the address space, with space to align it.
             let room = pmem.div_ceil(1 << 30) + config.pmem.len() as u64;
-            let most = memory.size.0 + (room << 10);
+            let most = memory.size.0 + (room << 10) + config.hotplug_memory.0;
             let slots = config.pmem.len();
             self.option("m", format!("size={}M,slots={slots},maxmem={most}M", memory.size.0));
         }
@@ -215,17 +215,11 @@ impl Line<'_> {
 
     fn pmem(&mut self, config: &VmConfig) {
         for (index, pmem) in config.pmem.iter().enumerate() {
-            let backend = format!("{}.mem", pmem.id);
             self.option(
                 "object",
-                json!({
-                    "qom-type": "memory-backend-file", "id": backend, "size": pmem.size,
-                    "mem-path": self.path(Descriptor::Pmem(index)),
-                    "share": true, "readonly": pmem.read_only,
-                }),
+                device::pmem_memory(pmem, &self.path(Descriptor::Pmem(index))),
             );
-            self.device(&json!({"driver": "virtio-pmem-pci", "id": pmem.id.as_str(),
-                "memdev": backend}));
+            self.device(&device::pmem_device(&pmem.id, "pcie.0"));
         }
     }
 

@@ -7,7 +7,9 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{FileType, fstat};
 use serde_json::{Value, json};
 
-use crate::{DeviceId, Disk, DiskFormat, DiskPlace, MacAddress, SerialPort, Throttle, VmmError};
+use crate::{
+    DeviceId, Disk, DiskFormat, DiskPlace, MacAddress, Pmem, SerialPort, Throttle, VmmError,
+};
 
 /// The object that limits all disks together.
 pub(crate) const THROTTLE: &str = "vm.throttle";
@@ -124,6 +126,38 @@ pub(crate) fn nic_device(id: &DeviceId, mac: MacAddress, bus: &str) -> Value {
     json!({
         "driver": "virtio-net-pci", "id": id.as_str(), "netdev": nic_backend(id),
         "mac": mac.to_string(), "bus": bus, "romfile": "",
+    })
+}
+
+/// The connection to a share's server, sent before.
+pub(crate) fn share_backend(id: &DeviceId) -> Value {
+    let socket =
+        json!({"addr": {"type": "fd", "data": {"str": port_chardev(id)}}, "server": false});
+    json!({"id": port_chardev(id), "backend": {"type": "socket", "data": socket}})
+}
+
+pub(crate) fn share_device(share_id: &DeviceId, tag: &str, bus: &str) -> Value {
+    json!({
+        "driver": "vhost-user-fs-pci", "id": share_id.as_str(), "tag": tag,
+        "chardev": port_chardev(share_id), "bus": bus,
+    })
+}
+
+pub(crate) fn pmem_memory_id(id: &DeviceId) -> String {
+    format!("{id}.mem")
+}
+
+/// The memory of a pmem device: a file, by a path that leads to a descriptor.
+pub(crate) fn pmem_memory(pmem: &Pmem, path: &str) -> Value {
+    json!({
+        "qom-type": "memory-backend-file", "id": pmem_memory_id(&pmem.id), "size": pmem.size,
+        "mem-path": path, "share": true, "readonly": pmem.read_only,
+    })
+}
+
+pub(crate) fn pmem_device(id: &DeviceId, bus: &str) -> Value {
+    json!({
+        "driver": "virtio-pmem-pci", "id": id.as_str(), "memdev": pmem_memory_id(id), "bus": bus,
     })
 }
 

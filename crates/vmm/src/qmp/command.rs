@@ -92,6 +92,11 @@ commands! {
         /// The backend.
         id: String,
     };
+    /// Removes an object.
+    ObjectDel = "object-del" -> Nothing {
+        /// The object.
+        id: String,
+    };
     /// Removes a character device.
     ChardevRemove = "chardev-remove" -> Nothing {
         /// The character device.
@@ -146,6 +151,15 @@ impl Command for DeviceAdd {
     type Reply = Nothing;
 }
 
+/// Adds an object.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct ObjectAdd(pub Value);
+impl Command for ObjectAdd {
+    const NAME: &'static str = "object-add";
+    type Reply = Nothing;
+}
+
 /// Adds a character device.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
@@ -176,6 +190,8 @@ pub struct AddedFd {
     /// The set made for it.
     #[serde(rename = "fdset-id")]
     pub fdset_id: u64,
+    /// The descriptor's number in the monitor.
+    pub fd: u64,
 }
 
 /// A set of descriptors.

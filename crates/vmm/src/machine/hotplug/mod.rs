@@ -10,10 +10,14 @@
 //! | disk `d` | block node `d`, descriptor set noted `d` |
 //! | nic `n` | network backend `n.net` |
 //! | serial port `p` | controller `p.hub`, character device `p.chr` |
+//! | share `s` | character device `s.chr` |
+//! | pmem `m` | memory `m.mem`, both until the VM ends |
 
 mod disk;
 mod nic;
+mod pmem;
 mod port;
+mod share;
 
 use std::time::Duration;
 
@@ -48,7 +52,14 @@ pub(super) async fn plug(shared: &Shared, device: Device) -> Result<(), VmmError
         Device::Disk(disk) => bench.plug_disk(disk).await,
         Device::Nic(nic) => bench.plug_nic(nic).await,
         Device::SerialPort(port) => bench.plug_port(port).await,
+        Device::Share(share) => bench.plug_share(share).await,
+        Device::Pmem(pmem) => bench.plug_pmem(pmem).await,
     }
+}
+
+/// Where the memory of a pmem device begins in the guest.
+pub(super) async fn pmem_address(shared: &Shared, id: &DeviceId) -> Result<u64, VmmError> {
+    Bench { shared, client: shared.client().await? }.pmem_address(id).await
 }
 
 pub(super) async fn unplug(

@@ -1,0 +1,149 @@
+//! Pipes: a unix socket of the host appears as one in the guest.
+//!
+//! The guest's socket is served by the agent, which dials a port of the host for each connection; the
+//! port is a link in the channel's folder to the host's socket. So there is no process between, the
+//! server behind the socket may come and go, each connection has its own end-of-file in both
+//! directions, and a path of any length will do.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, symlink};
+use std::path::PathBuf;
+
+use coracle_bridge::message::{Pipe, Resource, Verb};
+
+use crate::errors::{Result, UvmError};
+use crate::lifecycle::{Machine, UtilityVm, locked};
+use crate::plug::to_the_end;
+
+/// The port of the first pipe.
+const FIRST_PORT: u32 = 0x6000_0000;
+
+/// Where pipes appear in the guest when nothing else is said: below this, at the host's own path.
+const FOLDER: &str = "/run/pipes";
+
+/// The pipes of a VM, by host path.
+#[derive(Debug, Default)]
+pub(crate) struct Pipes {
+    counter: u32,
+    /// None while one is being made or removed.
+    there: BTreeMap<String, Option<There>>,
+}
+
+#[derive(Debug, Clone)]
+struct There {
+    port: u32,
+    uvm_path: String,
+}
+
+impl UtilityVm {
+    /// Makes a unix socket of the host appear in the guest, at `/run/pipes` and the socket's own path.
+    ///
+    /// Pipes are not counted: adding one that is there is an error, as on the seed's host.
+    ///
+    /// # Errors
+    /// As [`UtilityVm::add_pipe_at`].
+    #[doc(alias = "AddPipe")]
+    pub async fn add_pipe(&self, host_path: &str) -> Result<()> {
+        let at = format!("{FOLDER}/{}", host_path.trim_start_matches('/'));
+        self.add_pipe_at(host_path, &at).await
+    }
+
+    /// As [`UtilityVm::add_pipe`], at a guest path of the caller's choice.
+    ///
+    /// # Errors
+    /// There is no socket at `host_path`; it is a pipe already ([`UvmError::AlreadyAttached`]); the
+    /// guest refuses: nothing is left then.
+    pub async fn add_pipe_at(&self, host_path: &str, uvm_path: &str) -> Result<()> {
+        let machine = self.machine.clone();
+        let (host, guest) = (host_path.to_owned(), uvm_path.to_owned());
+        let undo = (self.clone(), host.clone());
+        to_the_end(async move { machine.add_pipe(&host, guest).await }, |()| async move {
+            let (vm, host) = undo;
+            if let Err(error) = vm.remove_pipe(&host).await {
+                tracing::error!(%error, "a pipe nobody wants stays");
+            }
+        })
+        .await
+    }
+
+    /// Takes a pipe away; its connections end.
+    ///
+    /// # Errors
+    /// [`UvmError::NotAttached`]; the guest cannot remove it: it can be tried again.
+    #[doc(alias = "RemovePipe")]
+    pub async fn remove_pipe(&self, host_path: &str) -> Result<()> {
+        let (machine, host) = (self.machine.clone(), host_path.to_owned());
+        to_the_end(async move { machine.remove_pipe(&host).await }, |()| async {}).await
+    }
+}
+
+impl Machine {
+    async fn add_pipe(&self, host_path: &str, uvm_path: String) -> Result<()> {
+        self.running_guest("add a pipe")?;
+        let failed = |operation, source| UvmError::Source {
+            operation,
+            path: PathBuf::from(host_path),
+            source,
+        };
+        let kind = std::fs::metadata(host_path).map_err(|e| failed("examine the pipe", e))?;
+        if !kind.file_type().is_socket() {
+            let wrong = io::Error::new(io::ErrorKind::InvalidInput, "it is no unix socket");
+            return Err(failed("use as a pipe", wrong));
+        }
+        let whole = std::path::absolute(host_path).map_err(|e| failed("examine the pipe", e))?;
+        let port = {
+            let mut pipes = locked(&self.pipes);
+            if pipes.there.contains_key(host_path) {
+                return Err(UvmError::AlreadyAttached);
+            }
+            pipes.there.insert(host_path.to_owned(), None);
+            pipes.counter += 1;
+            FIRST_PORT + pipes.counter
+        };
+        let there = There { port, uvm_path };
+        let link = self.link(port);
+        let made = async {
+            symlink(&whole, &link).map_err(|e| failed("link to the pipe", e))?;
+            let asked = self.ask_guest(Verb::Add, there.resource()).await;
+            asked.map_err(|source| {
+                // The link was ours a moment ago.
+                let _ = std::fs::remove_file(&link);
+                let operation = "failed to add the pipe";
+                UvmError::Modify { operation, object: host_path.to_owned(), source }
+            })
+        };
+        let made = made.await;
+        let mut pipes = locked(&self.pipes);
+        match &made {
+            Ok(()) => drop(pipes.there.insert(host_path.to_owned(), Some(there))),
+            Err(_) => drop(pipes.there.remove(host_path)),
+        }
+        made
+    }
+
+    async fn remove_pipe(&self, host_path: &str) -> Result<()> {
+        self.running_guest("remove a pipe")?;
+        let there = locked(&self.pipes).there.get_mut(host_path).and_then(Option::take);
+        let there = there.ok_or(UvmError::NotAttached)?;
+        if let Err(source) = self.ask_guest(Verb::Remove, there.resource()).await {
+            locked(&self.pipes).there.insert(host_path.to_owned(), Some(there));
+            let operation = "failed to remove the pipe";
+            return Err(UvmError::Modify { operation, object: host_path.to_owned(), source });
+        }
+        // Nobody dials it any more.
+        let _ = std::fs::remove_file(self.link(there.port));
+        locked(&self.pipes).there.remove(host_path);
+        Ok(())
+    }
+
+    fn link(&self, port: u32) -> PathBuf {
+        self.channel.path().join(format!("vsock_{port}"))
+    }
+}
+
+impl There {
+    fn resource(&self) -> Resource {
+        Resource::Pipe(Pipe { path: self.uvm_path.clone(), port: self.port })
+    }
+}

@@ -1,0 +1,192 @@
+//! VPMEM: files of the host as persistent memory of the guest, read-only, mounted as layers.
+//!
+//! The file is mapped, not read: what the guest looks at lies in the host's page cache once, however
+//! many VMs look, and where the file system can (DAX) not in the guest's memory at all.
+
+mod slots;
+
+use std::fs::File;
+use std::path::Path;
+
+use coracle_bridge::message::{CoraclePmem, Resource, Verb, VpmemDevice};
+use coracle_vmm::{Device, DeviceId, Pmem};
+
+use crate::errors::{Result, UvmError};
+use crate::lifecycle::{Machine, UtilityVm, locked};
+use crate::modify::ModifyError;
+use crate::plug::{Released, Reserved, share, to_the_end};
+
+use slots::{FileId, Slot};
+pub(crate) use slots::Slots;
+
+/// The kernel's memory devices come in pieces of this many bytes.
+const PAGE: u64 = 4096;
+
+impl UtilityVm {
+    /// Maps a file and mounts it read-only in the guest; says where. Adding a file that is there
+    /// counts another use of it.
+    ///
+    /// Cancel safe: a caller that goes away leaves the file as if it had not asked.
+    ///
+    /// # Errors
+    /// In this order: the file cannot be examined; [`UvmError::MaxVpmemLayerSize`];
+    /// [`UvmError::NoAvailableLocation`], upon which callers fall back to
+    /// [`UtilityVm::add_scsi`]; the host or the guest refuses.
+    #[doc(alias = "AddVPMEM")]
+    pub async fn add_vpmem(&self, host_path: &str) -> Result<String> {
+        let (machine, path) = (self.machine.clone(), host_path.to_owned());
+        let undo = (self.clone(), path.clone());
+        to_the_end(async move { machine.add_vpmem(&path).await }, |_| async move {
+            let (vm, path) = undo;
+            if let Err(error) = vm.remove_vpmem(&path).await {
+                tracing::error!(path, %error, "a pmem device nobody wants stays mounted");
+            }
+        })
+        .await
+    }
+
+    /// Ends one use of a file; with the last the guest unmounts it. The device stays, parked, until
+    /// the VM ends.
+    ///
+    /// # Errors
+    /// [`UvmError::NotAttached`]; the guest cannot unmount it: the use stays, and removing can be
+    /// tried again.
+    #[doc(alias = "RemoveVPMEM")]
+    pub async fn remove_vpmem(&self, host_path: &str) -> Result<()> {
+        let (machine, path) = (self.machine.clone(), host_path.to_owned());
+        to_the_end(async move { machine.remove_vpmem(&path).await }, |()| async {}).await
+    }
+
+    /// How many PMEM devices are plugged in that nobody uses: they cannot be unplugged.
+    pub fn parked_vpmem(&self) -> usize {
+        locked(&self.machine.vpmem).parked()
+    }
+}
+
+impl Machine {
+    async fn add_vpmem(&self, host_path: &str) -> Result<String> {
+        self.may_plug("add a pmem device")?;
+        loop {
+            // A file that is there is not looked at again: it may be gone by now.
+            let known = locked(&self.vpmem).shelf.get(&host_path.to_owned()).is_some();
+            let (id, size) = if known { (None, 0) } else { self.examine(host_path)? };
+            let reserved = {
+                let mut slots = locked(&self.vpmem);
+                let id = id.unwrap_or_else(FileId::unknown);
+                slots.reserve(host_path, id, self.vpmem_count)?
+            };
+            match reserved {
+                Reserved::There(slot) => return Ok(slot.uvm_path()),
+                Reserved::Arriving(slot, fate) => {
+                    return fate.wait().await.map(|()| slot.uvm_path()).map_err(UvmError::Shared);
+                }
+                Reserved::Leaving(fate) => drop(fate.wait().await),
+                Reserved::First(slot) => {
+                    let plugged = self.plug_and_mount(host_path, &slot, id, size).await;
+                    return share(plugged, |outcome| {
+                        locked(&self.vpmem).shelf.settle(&host_path.to_owned(), outcome);
+                    })
+                    .map(|()| slot.uvm_path());
+                }
+            }
+        }
+    }
+
+    /// The order of the checks is the seed's: the file, its size, then the slot.
+    fn examine(&self, host_path: &str) -> Result<(Option<FileId>, u64)> {
+        let stat = std::fs::metadata(host_path).map_err(|source| UvmError::Source {
+            operation: "examine the layer",
+            path: host_path.into(),
+            source,
+        })?;
+        if stat.len() > self.vpmem_size {
+            return Err(UvmError::MaxVpmemLayerSize);
+        }
+        Ok((Some(FileId::of(&stat)), stat.len()))
+    }
+
+    async fn plug_and_mount(
+        &self,
+        host_path: &str,
+        slot: &Slot,
+        id: Option<FileId>,
+        size: u64,
+    ) -> Result<()> {
+        let failed = |source| UvmError::Modify {
+            operation: "uvm::AddVPMEM: failed to modify utility VM configuration",
+            object: host_path.to_owned(),
+            source,
+        };
+        if !slot.is_plugged {
+            let file = open(Path::new(host_path))?;
+            // What is beyond the last whole page cannot be mapped; a fixed VHD ends so.
+            let size = size - size % PAGE;
+            let device =
+                Device::Pmem(Pmem { id: device_id(slot), file: file.into(), size, read_only: true });
+            let plugged = self.vm.plug(device).await;
+            plugged.map_err(|source| failed(ModifyError::Adding(source)))?;
+        }
+        let mounted = async {
+            let address = self.vm.pmem_address(&device_id(slot)).await;
+            let address = address.map_err(ModifyError::Adding)?;
+            self.ask_guest(Verb::Add, device(slot, address)).await
+        };
+        let mounted = mounted.await;
+        if mounted.is_err()
+            && let Some(id) = id
+        {
+            // It cannot be unplugged again.
+            locked(&self.vpmem).park(slot.number, host_path, id);
+        }
+        mounted.map_err(failed)
+    }
+
+    async fn remove_vpmem(&self, host_path: &str) -> Result<()> {
+        let path = host_path.to_owned();
+        loop {
+            let released = locked(&self.vpmem).shelf.release(&path);
+            match released {
+                Released::Absent => return Err(UvmError::NotAttached),
+                Released::Used => return Ok(()),
+                Released::Busy(fate) => drop(fate.wait().await),
+                Released::Last(slot) => {
+                    let asked = self.ask_guest(Verb::Remove, device(&slot, 0)).await;
+                    let asked = asked.map_err(|source| UvmError::Modify {
+                        operation: "failed to remove VPMEM",
+                        object: path.clone(),
+                        source,
+                    });
+                    let id = std::fs::metadata(&path).ok().map(|stat| FileId::of(&stat));
+                    return share(asked, |outcome| {
+                        let mut slots = locked(&self.vpmem);
+                        slots.shelf.depart(&path, outcome);
+                        if outcome.is_ok() {
+                            slots.park(slot.number, &path, id.unwrap_or_else(FileId::unknown));
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|source| UvmError::Source {
+        operation: "open the layer",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn device_id(slot: &Slot) -> DeviceId {
+    DeviceId::new(format!("pmem{}", slot.number)).expect("`pmem` and a number are a device's name")
+}
+
+fn device(slot: &Slot, address: u64) -> Resource {
+    Resource::VpmemDevice(VpmemDevice {
+        device_number: slot.number,
+        mount_path: slot.uvm_path(),
+        coracle: Some(CoraclePmem { address, filesystem: "auto".to_owned() }),
+        ..VpmemDevice::default()
+    })
+}

@@ -1,0 +1,140 @@
+//! Which PMEM slots are taken, and by what. Pure.
+//!
+//! A virtio-pmem device cannot be unplugged. So a slot whose file nobody uses any more is *parked*:
+//! unmounted in the guest, still plugged in, still counted, and given to the same file again when that
+//! comes back. Another file never gets it.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+
+use crate::errors::UvmError;
+use crate::plug::{Reserved, Shelf};
+
+/// Which file it is, whatever its path: device, inode, size, time of the last change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileId(u64, u64, u64, i64, i64);
+
+impl FileId {
+    pub(crate) fn of(stat: &std::fs::Metadata) -> Self {
+        Self(stat.dev(), stat.ino(), stat.len(), stat.mtime(), stat.mtime_nsec())
+    }
+
+    /// A file that cannot be examined any more: like no file there is.
+    pub(crate) fn unknown() -> Self {
+        Self(0, 0, 0, 0, 0)
+    }
+}
+
+/// A slot and what the guest knows of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub(crate) number: u32,
+    /// Plugged in already: it was parked.
+    pub(crate) is_plugged: bool,
+}
+
+impl Slot {
+    pub(crate) fn uvm_path(&self) -> String {
+        format!("/run/layers/p{}", self.number)
+    }
+}
+
+/// The slots of a VM.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    pub(crate) shelf: Shelf<String, Slot>,
+    parked: BTreeMap<u32, (String, FileId)>,
+}
+
+impl Slots {
+    /// Reserves a slot for a file: the one parked for it, else the first free one of `count`.
+    pub(crate) fn reserve(
+        &mut self,
+        host_path: &str,
+        file: FileId,
+        count: u32,
+    ) -> Result<Reserved<Slot>, UvmError> {
+        let parked = self
+            .parked
+            .iter()
+            .find(|(_, (path, id))| path == host_path && *id == file)
+            .map(|(number, _)| *number);
+        let parked_ones = &self.parked;
+        let reserved = self.shelf.reserve(&host_path.to_owned(), |shelf| {
+            if let Some(number) = parked {
+                return Ok::<_, UvmError>(Slot { number, is_plugged: true });
+            }
+            let taken = |number: &u32| {
+                parked_ones.contains_key(number)
+                    || shelf.iter().any(|(_, slot)| slot.number == *number)
+            };
+            let free = (0..count).find(|number| !taken(number));
+            let number = free.ok_or(UvmError::NoAvailableLocation)?;
+            Ok(Slot { number, is_plugged: false })
+        })?;
+        if let Reserved::First(slot) = &reserved {
+            self.parked.remove(&slot.number);
+        }
+        Ok(reserved)
+    }
+
+    /// The slot's device stays, nobody uses it.
+    pub(crate) fn park(&mut self, number: u32, host_path: &str, file: FileId) {
+        self.parked.insert(number, (host_path.to_owned(), file));
+    }
+
+    /// How many devices are plugged in and unused.
+    pub(crate) fn parked(&self) -> usize {
+        self.parked.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(n: u64) -> FileId {
+        FileId(1, n, 4096, 0, 0)
+    }
+
+    fn add(slots: &mut Slots, path: &str, id: FileId) -> Result<Slot, UvmError> {
+        match slots.reserve(path, id, 2)? {
+            Reserved::First(slot) => {
+                slots.shelf.settle(&path.to_owned(), &Ok(()));
+                Ok(slot)
+            }
+            Reserved::There(slot) => Ok(slot),
+            Reserved::Arriving(..) | Reserved::Leaving(_) => panic!("{path} is on its way"),
+        }
+    }
+
+    fn remove(slots: &mut Slots, path: &str, id: FileId) {
+        let number = slots.shelf.get(&path.to_owned()).unwrap().number;
+        slots.shelf.release(&path.to_owned());
+        slots.shelf.depart(&path.to_owned(), &Ok(()));
+        slots.park(number, path, id);
+    }
+
+    #[test]
+    fn a_parked_slot_is_counted_and_given_to_the_same_file_only() {
+        let mut slots = Slots::default();
+        assert_eq!(add(&mut slots, "/a", file(1)).unwrap().number, 0);
+        assert_eq!(add(&mut slots, "/a", file(1)).unwrap().number, 0);
+        assert!(matches!(slots.shelf.release(&"/a".to_owned()), crate::plug::Released::Used));
+        remove(&mut slots, "/a", file(1));
+        assert_eq!(slots.parked(), 1);
+        // Another file gets another slot, and then there is none.
+        assert_eq!(add(&mut slots, "/b", file(2)).unwrap().number, 1);
+        assert!(matches!(add(&mut slots, "/c", file(3)), Err(UvmError::NoAvailableLocation)));
+        // Not even a new file at the old path.
+        assert!(matches!(add(&mut slots, "/a", file(9)), Err(UvmError::NoAvailableLocation)));
+        let again = add(&mut slots, "/a", file(1)).unwrap();
+        assert_eq!((again.number, again.is_plugged, slots.parked()), (0, true, 0));
+    }
+
+    #[test]
+    fn without_slots_there_is_no_location() {
+        let mut slots = Slots::default();
+        assert!(matches!(slots.reserve("/a", file(1), 0), Err(UvmError::NoAvailableLocation)));
+    }
+}
