@@ -141,6 +141,7 @@ impl Machine {
         for (name, server) in servers {
             tracing::debug!(name, "stopping the server of a share");
             server.stop(limit).await;
+            private_view::remove(self.channel.path(), &name);
         }
     }
 
@@ -148,6 +149,7 @@ impl Machine {
         let server = locked(&self.shares).servers.remove(name);
         if let Some(server) = server {
             server.stop(self.host.cleanup_timeout).await;
+            private_view::remove(self.channel.path(), name);
         }
     }
 }

@@ -53,8 +53,7 @@ pub(super) async fn spawn(
         serve(&mut command, directory);
         return command.spawn().map_err(failed);
     }
-    // Its mount point; empty and removed when the server runs, as only the namespace needs it.
-    let point = folder.join(format!("{name}.view"));
+    let point = point(folder, name);
     serve(&mut command, &point);
     let handle = tokio::runtime::Handle::current();
     let at = point.clone();
@@ -71,9 +70,21 @@ pub(super) async fn spawn(
     let spawned = spawned.await.unwrap_or_else(|_| {
         Err(ServerError::Ended { said: "the runtime is shut down".to_owned() })
     });
-    // On the host it is an empty folder.
-    let _ = fs::remove_dir(&point);
+    if spawned.is_err() {
+        remove(folder, name);
+    }
     spawned
+}
+
+/// The mount point of a view: on the host an empty folder.
+fn point(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.view"))
+}
+
+/// Removes the mount point, if there is one. The server must be gone: a folder that is removed here
+/// takes what is mounted on it elsewhere along.
+pub(super) fn remove(folder: &Path, name: &str) {
+    let _ = fs::remove_dir(point(folder, name));
 }
 
 fn failed_of(command: &Command) -> impl FnOnce(io::Error) -> ServerError + use<> {

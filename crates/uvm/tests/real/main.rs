@@ -11,3 +11,4 @@ mod machine;
 mod plugs;
 mod scsi;
 mod support;
+mod adhoc;

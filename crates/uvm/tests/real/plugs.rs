@@ -138,6 +138,41 @@ async fn exercise(vm: &UtilityVm, at: &str, host: &str) {
     assert!(!Path::new(host).join("a").exists());
 }
 
+/// A folder with a static program that sends its standard input to a unix socket, half-closes, and
+/// prints the answer on a line.
+fn ask_tool(folder: &Path) -> String {
+    const SOURCE: &str = r#"
+        #include <stdio.h>
+        #include <string.h>
+        #include <sys/socket.h>
+        #include <sys/un.h>
+        #include <unistd.h>
+        int main(int argc, char **argv) {
+            struct sockaddr_un at = { .sun_family = AF_UNIX };
+            strncpy(at.sun_path, argv[1], sizeof at.sun_path - 1);
+            int s = socket(AF_UNIX, SOCK_STREAM, 0);
+            if (connect(s, (struct sockaddr *)&at, sizeof at)) return 1;
+            char b[4096], answer[4096];
+            ssize_t n, have = 0;
+            while ((n = read(0, b, sizeof b)) > 0) if (write(s, b, n) != n) return 1;
+            shutdown(s, SHUT_WR);
+            while ((n = read(s, answer + have, sizeof answer - 1 - have)) > 0) have += n;
+            if (have == 0) return 1;
+            answer[have++] = '\n';
+            return write(1, answer, have) != have;
+        }"#;
+    let tools = folder.join("tools");
+    fs::create_dir(&tools).unwrap();
+    fs::write(tools.join("ask.c"), SOURCE).unwrap();
+    let built = Command::new("gcc")
+        .args(["-static", "-o"])
+        .args([tools.join("ask"), tools.join("ask.c")])
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    tools.to_str().unwrap().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipe_carries_many_connections_each_with_its_own_ends() {
     let place = Place::new();
@@ -171,7 +206,8 @@ async fn a_pipe_carries_many_connections_each_with_its_own_ends() {
         })
     };
     let serving = serve(server, "first", 8);
-    let ask = "for n in 1 2 3 4 5 6 7 8; do (printf $n | nc local:/run/sockets/db.sock | cat; echo) & done; wait";
+    let tools = vm.add_plan9(&ask_tool(place.path()), "/run/tools", true, false, &[]).await.unwrap();
+    let ask = "for n in 1 2 3 4 5 6 7 8; do (printf $n | /run/tools/ask /run/sockets/db.sock) & done; wait";
     let mut answers: Vec<String> =
         sh(vm, ask).await.lines().map(str::to_owned).collect();
     answers.sort();
@@ -181,14 +217,15 @@ async fn a_pipe_carries_many_connections_each_with_its_own_ends() {
     // The server goes and comes back; nobody has to tell the guest.
     drop(within("the server's end", serving).await.unwrap());
     fs::remove_file(&path).unwrap();
-    let nobody = sh(vm, "printf x | nc local:/run/sockets/db.sock || true").await;
+    let nobody = sh(vm, "printf x | /run/tools/ask /run/sockets/db.sock || true").await;
     assert_eq!(nobody, "");
     let again = UnixListener::bind(&short).unwrap();
     fs::rename(&short, &path).unwrap();
     let serving = serve(again, "second", 1);
-    assert_eq!(sh(vm, "printf x | nc local:/run/sockets/db.sock").await, "second x");
+    assert_eq!(sh(vm, "printf x | /run/tools/ask /run/sockets/db.sock").await, "second x\n");
     drop(serving.await.unwrap());
 
+    tools.release().await.unwrap();
     vm.remove_pipe(host).await.unwrap();
     assert!(matches!(vm.remove_pipe(host).await, Err(UvmError::NotAttached)));
     assert_eq!(sh(vm, "ls /run/sockets").await, "");
@@ -210,7 +247,7 @@ async fn pmem_is_mapped_counted_and_parked() {
         fs::write(tree.join("name"), name).unwrap();
         fs::File::create(&path).unwrap().set_len(4 << 20).unwrap();
         let made = Command::new("mke2fs")
-            .args(["-q", "-t", "ext4", "-d"])
+            .args(["-q", "-t", "ext4", "-b", "4096", "-d"])
             .args([&tree, &path])
             .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
             .output()

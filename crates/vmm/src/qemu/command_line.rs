@@ -192,12 +192,19 @@ impl Line<'_> {
             self.device(&device::port_device(port));
         }
         self.option("object", json!({"qom-type": "rng-builtin", "id": "vm.entropy"}));
-        self.device(&json!({"driver": "virtio-rng-pci", "id": "vm.rng", "rng": "vm.entropy"}));
         for number in 0..config.scsi_controllers {
             self.device(&device::scsi_controller(number));
         }
+        if config.hotplug_bridges == 0 {
+            self.device(&device::rng("vm.rng", "pcie.0"));
+        }
         for number in 0..config.hotplug_bridges {
             self.device(&device::bridge(number));
+            // No firmware of ours gives bridges room, and the kernel gives one only as much as what
+            // is behind it at boot asks for: so something is. A virtio device asks for a mebibyte
+            // of each kind of memory, which is enough for 31 more.
+            let id = if number == 0 { "vm.rng".to_owned() } else { format!("vm.rng{number}") };
+            self.device(&device::rng(&id, &device::bridge_id(number)));
         }
     }
 

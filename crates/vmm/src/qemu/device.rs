@@ -109,9 +109,18 @@ pub(crate) fn throttle(limit: Throttle) -> Value {
     json!({"qom-type": "throttle-group", "id": THROTTLE, "limits": limits})
 }
 
-/// A bridge with 32 places for devices plugged in later.
+/// A bridge with 32 places, one of them taken by a source of entropy.
 pub(crate) fn bridge(number: u32) -> Value {
-    json!({"driver": "pcie-pci-bridge", "id": format!("vm.hot{number}"), "bus": "pcie.0"})
+    json!({"driver": "pcie-pci-bridge", "id": bridge_id(number), "bus": "pcie.0"})
+}
+
+pub(crate) fn bridge_id(number: u32) -> String {
+    format!("vm.hot{number}")
+}
+
+/// A source of entropy.
+pub(crate) fn rng(id: &str, bus: &str) -> Value {
+    json!({"driver": "virtio-rng-pci", "id": id, "rng": "vm.entropy", "bus": bus})
 }
 
 pub(crate) fn is_bridge(id: &str) -> bool {
