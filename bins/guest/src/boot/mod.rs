@@ -61,6 +61,9 @@ pub fn run() -> Result<()> {
     // A turn of a stream's task takes long on an emulated CPU; with the usual 61 turns between
     // two looks at the ports, a signal would wait for all of them behind a flood of output.
     let runtime = tokio::runtime::Builder::new_current_thread()
+        // A workload can hold up one for each of its pipes.
+        .max_blocking_threads(4096)
+        .thread_stack_size(512 * 1024)
         .event_interval(4)
         .enable_all()
         .build()

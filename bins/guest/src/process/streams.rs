@@ -7,7 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
-use tokio::net::unix::pipe;
+
+use super::pipe::{Inlet, Outlet};
 
 /// The workload's ends of its three streams.
 #[derive(Debug)]
@@ -20,11 +21,11 @@ pub struct WorkloadEnds {
 #[derive(Debug)]
 pub struct AgentEnds {
     /// Writes to the workload's standard input; dropping it is the end of that stream.
-    pub stdin: Option<pipe::Sender>,
+    pub stdin: Option<Inlet>,
     /// Reads the workload's standard output.
-    pub stdout: Option<pipe::Receiver>,
+    pub stdout: Option<Outlet>,
     /// Reads the workload's standard error.
-    pub stderr: Option<pipe::Receiver>,
+    pub stderr: Option<Outlet>,
 }
 
 /// Which streams are wanted; the others are `/dev/null`.
@@ -47,20 +48,20 @@ pub fn make(wanted: Wanted) -> io::Result<(WorkloadEnds, AgentEnds)> {
     Ok((WorkloadEnds { descriptors }, AgentEnds { stdin, stdout, stderr }))
 }
 
-fn input(wanted: bool) -> io::Result<(OwnedFd, Option<pipe::Sender>)> {
+fn input(wanted: bool) -> io::Result<(OwnedFd, Option<Inlet>)> {
     if !wanted {
         return Ok((null()?, None));
     }
     let (its, ours) = pipe2(OFlag::O_CLOEXEC)?;
-    Ok((its, Some(pipe::Sender::from_owned_fd(not_blocking(ours)?)?)))
+    Ok((its, Some(Inlet::new(not_blocking(ours)?)?)))
 }
 
-fn output(wanted: bool) -> io::Result<(OwnedFd, Option<pipe::Receiver>)> {
+fn output(wanted: bool) -> io::Result<(OwnedFd, Option<Outlet>)> {
     if !wanted {
         return Ok((null()?, None));
     }
     let (ours, its) = pipe2(OFlag::O_CLOEXEC)?;
-    Ok((its, Some(pipe::Receiver::from_owned_fd(not_blocking(ours)?)?)))
+    Ok((its, Some(Outlet::new(not_blocking(ours)?)?)))
 }
 
 /// Only our end: each end of a pipe has flags of its own.

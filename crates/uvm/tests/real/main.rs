@@ -11,4 +11,3 @@ mod machine;
 mod plugs;
 mod scsi;
 mod support;
-mod adhoc;
