@@ -79,6 +79,9 @@ pub enum Command {
         /// The shell to complete for.
         shell: clap_complete::Shell,
     },
+    /// Serve one 9P share (started by coracle itself).
+    #[command(hide = true)]
+    Plan9(crate::plan9::Plan9Args),
     /// Own one detached sandbox (started by coracle itself).
     #[command(hide = true)]
     Monitor(crate::monitor::MonitorArgs),

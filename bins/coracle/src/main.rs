@@ -11,6 +11,7 @@ mod guest;
 mod keeper;
 mod life;
 mod monitor;
+mod plan9;
 mod plug;
 mod progress;
 mod report;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         Command::Share(verb) => plugged(verb.into(), &root, &mut format),
         Command::Pipe(verb) => plugged(plug::Verb::plain(Kind::Pipe, verb), &root, &mut format),
         Command::Device(verb) => plugged(verb.into(), &root, &mut format),
+        Command::Plan9(args) => plan9::run(args),
         Command::Monitor(args) => monitor::run(&args, &root),
         Command::Guest(args) => guest::run(args, &root),
         Command::Doctor(args) => doctor::run(args, &root),

@@ -105,6 +105,7 @@ fn sandbox_spec(args: &RunArgs, rootfs: Option<&str>) -> Result<SandboxSpec> {
         read_only: args.read_only,
         plugs: plugs(args)?,
         hotplug: false,
+        helper: std::env::current_exe().ok(),
     })
 }
 

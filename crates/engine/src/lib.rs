@@ -32,6 +32,7 @@ pub mod timeline;
 
 pub use process::{Input, Output, Process};
 pub use coracle_uvm::keeper;
+pub use coracle_uvm::share::server as plan9;
 pub use error::Error;
 pub use progress::{OnProgress, Step};
 pub use sandbox::Sandbox;

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle_image::{ImageConfig, ImageError, Source, Store};
 use coracle_uvm::container::Container;
-use coracle_uvm::options::{ColdDisk, ColdMount, OptionsLcow};
+use coracle_uvm::options::{ColdDisk, ColdMount, OptionsLcow, ShareServers};
 use coracle_uvm::timeline::Stage;
 use coracle_uvm::{User, UtilityVm};
 use tokio_util::sync::CancellationToken;
@@ -340,6 +340,10 @@ fn options(
     // guest need not ask about is time.
     options.scsi_controller_count = u32::from(spec.needs_scsi());
     options.host.share_memory = spec.needs_shared_memory();
+    if let Some(program) = &spec.helper {
+        let program = program.to_string_lossy().into_owned();
+        options.host.share_servers = ShareServers::Process(vec![program, "plan9".to_owned()]);
+    }
     if !spec.needs_pmem() {
         options.vpmem_device_count = 0;
     }

@@ -42,6 +42,8 @@ pub struct SandboxSpec {
     pub plugs: Vec<PlugSpec>,
     /// Leave room for more to be plugged in later.
     pub hotplug: bool,
+    /// A `coracle` program, run for what shall be a process of its own. None: threads of this one.
+    pub helper: Option<PathBuf>,
 }
 
 impl SandboxSpec {

@@ -12,6 +12,7 @@
 
 pub(crate) mod plan9;
 mod private_view;
+pub mod server;
 mod sidecar;
 pub(crate) mod virtiofs;
 
