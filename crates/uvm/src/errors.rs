@@ -115,6 +115,17 @@ pub enum UvmError {
         #[source]
         source: VmmError,
     },
+    /// The machine monitor could not stop the VM's processors, or let them go on.
+    #[error("{operation} the VM {id}")]
+    Processors {
+        /// `pause` or `resume`.
+        operation: &'static str,
+        /// The VM's id.
+        id: String,
+        /// What the monitor said.
+        #[source]
+        source: VmmError,
+    },
     /// The machine monitor could not end the VM.
     #[error("terminate the VM {id}")]
     Terminate {
@@ -306,6 +317,7 @@ impl UvmError {
         match self {
             Self::Launch { source, .. }
             | Self::PowerOn { source, .. }
+            | Self::Processors { source, .. }
             | Self::Terminate { source, .. } => source.help(),
             Self::Options(
                 OptionsError::KernelNotFound { .. } | OptionsError::BootFileNotFound { .. },
@@ -354,6 +366,7 @@ impl UvmError {
             Self::CreateTimeout { .. } => "E-VM-CREATE-TIME",
             Self::StillAlive { .. } => "E-VM-ALIVE",
             Self::PowerOn { .. } => "E-VM-POWER-ON",
+            Self::Processors { .. } => "E-VM-PROCESSORS",
             Self::Terminate { .. } => "E-VM-TERMINATE",
             Self::Keeper { .. } => "E-KEEPER",
             Self::CannotStart { .. } => "E-VM-STARTED",

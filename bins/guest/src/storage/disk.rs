@@ -6,7 +6,7 @@
 //! For a host that gives no serial, there is hcsshim's address: controller and LUN.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,9 @@ use super::mount::{Mount, MountError, Mounter, unmount};
 
 /// How long a disk may take to appear.
 pub const APPEAR_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a disk that is being let go of may take to be gone.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks for the file system that is on the disk.
 const AUTO: &str = "auto";
@@ -149,13 +152,30 @@ pub fn detach(address: &DiskAddress, target: Option<&Path>) -> Result<(), DiskEr
     }
     for block in candidates(address) {
         let device = block.join("device");
-        match fs::write(device.join("delete"), "1") {
+        match eject(&device) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // It is on its way: a host that gave up waiting and tried again asks twice at once.
+            Err(_) if goes_within(&block, LEAVE_TIMEOUT) => {}
             Err(source) => return Err(DiskError::Eject { device, source }),
         }
     }
     Ok(())
+}
+
+fn goes_within(block: &Path, timeout: Duration) -> bool {
+    let start = Instant::now();
+    while block.exists() {
+        if start.elapsed() > timeout {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    true
+}
+
+fn eject(device: &Path) -> io::Result<()> {
+    // Never made by us: what is not there any more is no file to create.
+    fs::File::options().write(true).open(device.join("delete"))?.write_all(b"1")
 }
 
 /// The root disk, which may still be on its way when the agent looks for it.

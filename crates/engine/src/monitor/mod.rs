@@ -42,6 +42,9 @@ pub const STDIO_SOCKET: &str = "stdio.sock";
 /// What the command wrote.
 pub const OUTPUT_FILE: &str = "output.log";
 
+/// What a command that was killed ends with.
+const KILLED: u32 = 128 + 9;
+
 /// How long the last output may take after the command has ended.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -162,8 +165,10 @@ impl Monitor {
         cancel: &CancellationToken,
         output: output::Recording,
     ) -> Result<(), Error> {
-        let code = self.until_exit(cancel).await;
-        output.finish(DRAIN).await;
+        let (code, ended_by_itself) = self.until_exit(cancel).await;
+        if ended_by_itself {
+            output.finish(DRAIN).await;
+        }
         self.sandbox.container_ended();
         let closed = self.sandbox.power_off().await;
         self.stage.send_replace(Stage::Exited);
@@ -177,8 +182,9 @@ impl Monitor {
         closed.and(self.sandbox.release().await)
     }
 
-    /// Waits for the command's end, and brings it about when somebody asks.
-    async fn until_exit(&self, cancel: &CancellationToken) -> u32 {
+    /// Waits for the command's end, and brings it about when somebody asks. Says how it ended, and
+    /// whether it did before its VM.
+    async fn until_exit(&self, cancel: &CancellationToken) -> (u32, bool) {
         const TERM: i32 = 15;
         let mut stop = self.stop.subscribe();
         let mut patience = None;
@@ -190,10 +196,13 @@ impl Monitor {
                 }
             };
             tokio::select! {
-                exit = self.init.wait() => return exit.unwrap_or_else(|error| {
-                    tracing::error!(%error, "the command was lost");
-                    255
-                }),
+                exit = self.init.wait() => match exit {
+                    Ok(code) => return (code, true),
+                    Err(error) => {
+                        tracing::error!(error = &error as &dyn std::error::Error, "lost");
+                        return (255, false);
+                    }
+                },
                 Ok(()) = stop.changed() => {
                     let Some(limit) = *stop.borrow_and_update() else { continue };
                     self.stage.send_replace(Stage::Stopping);
@@ -206,11 +215,11 @@ impl Monitor {
                     patience = None;
                     if let Err(error) = self.init.kill().await {
                         tracing::warn!(%error, "cannot kill the command");
-                        return 255;
+                        return (255, false);
                     }
                 }
-                () = self.remove.cancelled() => return 137,
-                () = cancel.cancelled() => return 137,
+                () = self.remove.cancelled() => return (KILLED, false),
+                () = cancel.cancelled() => return (KILLED, false),
             }
         }
     }

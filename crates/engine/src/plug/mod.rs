@@ -43,6 +43,7 @@ impl Plugs {
     /// The thing cannot be had, or something is at its destination already.
     pub async fn add(&self, spec: PlugSpec) -> Result<Plugged, Error> {
         check(&spec)?;
+        let spec = PlugSpec { read_only: spec.read_only || spec.kind == Kind::Pmem, ..spec };
         let number = self.locked().reserve(&spec).map_err(|refusal| refused(&spec, refusal))?;
         // On a task of its own: a client that hangs up half-way must not leave half of it.
         let plugs = self.clone();

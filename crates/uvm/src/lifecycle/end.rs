@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::{Listeners, Machine, UnexpectedExit, UtilityVm, locked};
 use crate::errors::{Result, UvmError};
-use crate::state::Event;
+use crate::state::{Event, State};
 
 /// How long the output handler may take to read what a dead guest left it, before the channel is
 /// taken from under it.
@@ -36,6 +36,34 @@ impl UtilityVm {
             .map_err(|source| UvmError::Terminate { id: machine.id.clone(), source })?;
         machine.life.until_exit().await;
         Ok(())
+    }
+
+    /// Stops the VM's processors; memory and devices stay as they are. The guest does not notice but
+    /// by its clock, and answers nothing meanwhile. Pausing a paused VM changes nothing.
+    ///
+    /// # Errors
+    /// The VM does not run; the machine monitor refuses.
+    pub async fn pause(&self) -> Result<()> {
+        self.running("pause")?;
+        let id = self.machine.id.clone();
+        let paused = self.machine.vm.pause().await;
+        paused.map_err(|source| UvmError::Processors { operation: "pause", id, source })
+    }
+
+    /// Lets a paused VM go on. Resuming one that runs changes nothing.
+    ///
+    /// # Errors
+    /// As [`UtilityVm::pause`].
+    pub async fn resume(&self) -> Result<()> {
+        self.running("resume")?;
+        let id = self.machine.id.clone();
+        let resumed = self.machine.vm.resume().await;
+        resumed.map_err(|source| UvmError::Processors { operation: "resume", id, source })
+    }
+
+    fn running(&self, operation: &'static str) -> Result<()> {
+        let (id, state) = (self.machine.id.clone(), self.machine.life.state());
+        if state == State::Running { Ok(()) } else { Err(UvmError::NotRunning { operation, id, state }) }
     }
 
     /// Waits until the VM has ended and the output handler has taken all it said. Any number of

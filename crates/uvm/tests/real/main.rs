@@ -7,6 +7,7 @@
 mod boot;
 mod containers;
 mod death;
+mod hard_cases;
 mod machine;
 mod plugs;
 mod scsi;

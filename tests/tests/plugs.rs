@@ -1,0 +1,216 @@
+//! Detached sandboxes and what is plugged into them, by the command line, on real VMs.
+#![allow(clippy::unwrap_used)]
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use coracle_tests::{Place, text};
+use serde_json::Value;
+
+/// A detached sandbox, removed by force however the test ends.
+struct Detached<'a> {
+    place: &'a Place,
+    name: String,
+}
+
+impl<'a> Detached<'a> {
+    fn start(place: &'a Place, options: &[&str]) -> Self {
+        let output = place.output([&["run", "--detach", "--accel", "tcg"][..], options].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        Self { place, name: text(&output.stdout).trim().to_owned() }
+    }
+
+    fn output(&self, words: &[&str]) -> Output {
+        let words = words.iter().map(|word| if *word == "@" { self.name.as_str() } else { word });
+        self.place.output(words.collect::<Vec<_>>())
+    }
+
+    /// Runs a command that must succeed; `@` stands for the sandbox.
+    fn run(&self, words: &[&str]) -> String {
+        let output = self.output(words);
+        assert!(output.status.success(), "{words:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Runs a shell command in the container, which must succeed.
+    fn sh(&self, command: &str) -> String {
+        self.run(&["exec", "@", "--", "sh", "-c", command])
+    }
+
+    /// Runs a command that must fail, as ours; returns what it says.
+    fn refused(&self, words: &[&str]) -> String {
+        let output = self.output(words);
+        assert_eq!(output.status.code(), Some(125), "{words:?}: {}", text(&output.stdout));
+        text(&output.stderr)
+    }
+}
+
+impl Drop for Detached<'_> {
+    fn drop(&mut self) {
+        // Gone already is what was wanted.
+        self.place.output(["rm", "--force", &self.name]);
+    }
+}
+
+fn ext4(path: &Path) {
+    File::create(path).unwrap().set_len(8 << 20).unwrap();
+    let made = Command::new("mke2fs")
+        .args(["-q", "-t", "ext4"])
+        .arg(path)
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+}
+
+/// Answers each connection with what it sent, turned to upper case, when that has ended.
+fn serve(path: &Path) {
+    let listener = UnixListener::bind(path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                let mut asked = String::new();
+                if stream.read_to_string(&mut asked).is_ok() {
+                    let _ = stream.write_all(asked.to_uppercase().as_bytes());
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn everything_comes_and_goes_in_a_sandbox_that_runs() {
+    let place = Place::new();
+    let given = place.root().join("given");
+    fs::create_dir_all(given.join("tree")).unwrap();
+    fs::write(given.join("tree/file"), "shared\n").unwrap();
+    let path = |name: &str| given.join(name).to_str().unwrap().to_owned();
+    ext4(&given.join("disk.img"));
+    serve(&given.join("server.sock"));
+    let volume = format!("{}:/vol:ro", path("tree"));
+    let a = Detached::start(&place, &["-v", &volume]);
+
+    // What was there from the start.
+    assert_eq!(a.sh("cat /vol/file; echo x > /vol/file || echo refused"), "shared\nrefused\n");
+
+    a.run(&["disk", "add", "@", &path("disk.img"), "/srv/data"]);
+    a.sh("echo kept > /srv/data/file");
+    a.run(&["share", "add", "@", "--type", "9p", &path("tree"), "/nine"]);
+    a.run(&["share", "add", "@", &path("tree/file"), "/one/file"]);
+    a.run(&["pmem", "add", "@", path_of_rootfs(&place).as_str(), "/pm"]);
+    a.run(&["pipe", "add", "@", &path("server.sock"), "/run/server.sock"]);
+    assert_eq!(a.sh("cat /nine/file /one/file"), "shared\nshared\n");
+    assert_eq!(a.sh("test -x /pm/bin/busybox && test -S /run/server.sock && echo yes"), "yes\n");
+
+    let listed: Value = serde_json::from_str(&a.run(&["share", "ls", "@", "--format", "json"])).unwrap();
+    let shares: Vec<&str> =
+        listed.as_array().unwrap().iter().map(|s| s["destination"].as_str().unwrap()).collect();
+    assert_eq!(shares, ["/vol", "/nine", "/one/file"]);
+    assert!(a.run(&["disk", "ls", "@"]).contains("0:0"));
+    let view: Value = serde_json::from_str(&a.run(&["inspect", "@"])).unwrap();
+    assert_eq!((view["state"].as_str(), view["plugs"].as_array().unwrap().len()), (Some("running"), 6));
+    assert!(Path::new(&format!("/proc/{}", view["monitor"]["pid"])).exists());
+
+    // Refusals by name, which change nothing.
+    let taken = a.refused(&["disk", "add", "@", &path("disk.img"), "/nine"]);
+    assert!(taken.contains("/nine is taken by") && taken.contains("help:"), "{taken}");
+    assert!(a.refused(&["disk", "rm", "@", "/nowhere"]).contains("no disk /nowhere is plugged in"));
+    assert!(a.refused(&["share", "add", "@", "/no/such", "/x"]).contains("No such file"));
+    assert!(a.refused(&["share", "add", "@", &path("tree"), "x"]).contains("not an absolute path"));
+
+    // A file that is open keeps its disk; closed, it goes.
+    let busy = "cd /srv/data && sleep 3 & sleep 0.3";
+    a.sh(busy);
+    let refused = a.refused(&["disk", "rm", "@", "/srv/data"]);
+    assert!(refused.contains("busy") || refused.contains("EBUSY"), "{refused}");
+    std::thread::sleep(Duration::from_secs(4));
+    a.run(&["disk", "rm", "@", "/srv/data"]);
+    for (kind, key) in [
+        ("share", "/nine"),
+        ("share", "/one/file"),
+        ("share", "/vol"),
+        ("pmem", "/pm"),
+        ("pipe", "/run/server.sock"),
+    ] {
+        a.run(&[kind, "rm", "@", key]);
+    }
+    assert_eq!(a.sh("ls /srv/data /nine /one/file /pm /run/server.sock 2>/dev/null | wc -l"), "0\n");
+    // What was written is on the host, and it can be added again.
+    a.run(&["disk", "add", "@", &path("disk.img"), "/srv/again:ro"]);
+    assert_eq!(a.sh("cat /srv/again/file"), "kept\n");
+    drop(a);
+    fs::remove_dir_all(&given).unwrap();
+    place.assert_nothing_left();
+}
+
+fn path_of_rootfs(place: &Place) -> String {
+    place.root().join("guest/rootfs.erofs").to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_detached_sandbox_lives_is_asked_and_ends() {
+    let place = Place::new();
+    let command = "echo out; echo err >&2; trap 'exit 3' TERM; while :; do sleep 0.1; done";
+    let a = Detached::start(&place, &["--", "sh", "-c", command]);
+    assert!(a.run(&["ls"]).contains("running"));
+    assert_eq!(a.run(&["ls", "-q"]).trim(), a.name);
+
+    // Further commands: code, streams, input, environment, directory, a name that is but a beginning.
+    let output = a.output(&["exec", "@", "--", "sh", "-c", "echo to out; echo to err >&2; exit 9"]);
+    assert_eq!(output.status.code(), Some(9));
+    assert_eq!((text(&output.stdout), text(&output.stderr)), ("to out\n".into(), "to err\n".into()));
+    let short = &a.name[..a.name.len() - 1];
+    let environment = place.output(["exec", "-e", "A=b", "-w", "/tmp", short, "--", "sh", "-c", "echo $A $PWD"]);
+    assert_eq!(text(&environment.stdout), "b /tmp\n");
+    let mut cat = place
+        .coracle(["exec", "-i", &a.name, "--", "cat"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let megabyte = vec![b'x'; 1 << 20];
+    let mut input = cat.stdin.take().unwrap();
+    let sent = megabyte.clone();
+    let writing = std::thread::spawn(move || input.write_all(&sent).unwrap());
+    let echoed = cat.wait_with_output().unwrap();
+    writing.join().unwrap();
+    assert!(echoed.stdout == megabyte, "{} bytes came back", echoed.stdout.len());
+    assert_eq!(a.output(&["exec", "@", "--", "no-such-program"]).status.code(), Some(127));
+
+    // What it wrote; its name is taken; it is not removed while it runs.
+    let logs = a.run(&["logs", "@"]);
+    assert!(logs.contains("out\n") && logs.contains("err\n"), "{logs}");
+    let name = format!("--name={}", a.name);
+    let second = place.output(["run", "--detach", &name]);
+    assert_eq!(second.status.code(), Some(125));
+    assert!(text(&second.stderr).contains("running already"), "{}", text(&second.stderr));
+    assert!(a.refused(&["rm", "@"]).contains("help: stop it first"));
+    assert!(a.refused(&["exec", "nobody", "--", "true"]).contains("there is no sandbox named nobody"));
+
+    a.run(&["stop", "@"]);
+    assert!(a.run(&["ls"]).contains("exited 3"));
+    assert_eq!(a.output(&["wait", "@"]).status.code(), Some(3));
+    assert!(a.refused(&["exec", "@", "--", "true"]).contains("is not running"));
+    assert!(place.qemus().is_empty(), "a stopped sandbox has no VM");
+    a.run(&["rm", "@"]);
+    assert_eq!(a.run(&["ls", "-q"]), "");
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_command_that_cannot_run_detached_leaves_nothing() {
+    let place = Place::new();
+    let missing = place.output(["run", "--detach", "--accel", "tcg", "--", "no-such-program"]);
+    assert_eq!(missing.status.code(), Some(127), "{}", text(&missing.stderr));
+    let volume = place.output(["run", "--detach", "--accel", "tcg", "-v", "/no/such:/x"]);
+    assert_eq!(volume.status.code(), Some(125));
+    assert!(text(&volume.stderr).contains("/no/such"), "{}", text(&volume.stderr));
+    let both = place.output(["run", "--detach", "-t"]);
+    assert_eq!(both.status.code(), Some(125));
+    place.assert_nothing_left();
+}
