@@ -70,6 +70,7 @@ impl Live {
             hostname: id.to_owned(),
             rootfs: PathBuf::from(rootfs),
             read_only: false,
+            mounts: vec![],
         })?;
         let mut spec: Value = serde_json::to_value(spec)?;
         let status = json!({

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use coracle_tests::{Place, text};
+use coracle_tests::Place;
+use coracle_tests::place::text;
 use serde_json::Value;
 
 /// A detached sandbox, removed by force however the test ends.
@@ -91,7 +92,10 @@ fn everything_comes_and_goes_in_a_sandbox_that_runs() {
     fs::write(given.join("tree/file"), "shared\n").unwrap();
     let path = |name: &str| given.join(name).to_str().unwrap().to_owned();
     ext4(&given.join("disk.img"));
-    serve(&given.join("server.sock"));
+    // Not of this place: its thread goes on until the test's process ends.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let server = elsewhere.path().join("server.sock");
+    serve(&server);
     let volume = format!("{}:/vol:ro", path("tree"));
     let a = Detached::start(&place, &["-v", &volume]);
 
@@ -103,17 +107,21 @@ fn everything_comes_and_goes_in_a_sandbox_that_runs() {
     a.run(&["share", "add", "@", "--type", "9p", &path("tree"), "/nine"]);
     a.run(&["share", "add", "@", &path("tree/file"), "/one/file"]);
     a.run(&["pmem", "add", "@", path_of_rootfs(&place).as_str(), "/pm"]);
-    a.run(&["pipe", "add", "@", &path("server.sock"), "/run/server.sock"]);
+    a.run(&["pipe", "add", "@", server.to_str().unwrap(), "/run/server.sock"]);
     assert_eq!(a.sh("cat /nine/file /one/file"), "shared\nshared\n");
     assert_eq!(a.sh("test -x /pm/bin/busybox && test -S /run/server.sock && echo yes"), "yes\n");
 
-    let listed: Value = serde_json::from_str(&a.run(&["share", "ls", "@", "--format", "json"])).unwrap();
+    let listed: Value =
+        serde_json::from_str(&a.run(&["share", "ls", "@", "--format", "json"])).unwrap();
     let shares: Vec<&str> =
         listed.as_array().unwrap().iter().map(|s| s["destination"].as_str().unwrap()).collect();
     assert_eq!(shares, ["/vol", "/nine", "/one/file"]);
     assert!(a.run(&["disk", "ls", "@"]).contains("0:0"));
     let view: Value = serde_json::from_str(&a.run(&["inspect", "@"])).unwrap();
-    assert_eq!((view["state"].as_str(), view["plugs"].as_array().unwrap().len()), (Some("running"), 6));
+    assert_eq!(
+        (view["state"].as_str(), view["plugs"].as_array().unwrap().len()),
+        (Some("running"), 6)
+    );
     assert!(Path::new(&format!("/proc/{}", view["monitor"]["pid"])).exists());
 
     // Refusals by name, which change nothing.
@@ -139,7 +147,10 @@ fn everything_comes_and_goes_in_a_sandbox_that_runs() {
     ] {
         a.run(&[kind, "rm", "@", key]);
     }
-    assert_eq!(a.sh("ls /srv/data /nine /one/file /pm /run/server.sock 2>/dev/null | wc -l"), "0\n");
+    assert_eq!(
+        a.sh("ls /srv/data /nine /one/file /pm /run/server.sock 2>/dev/null | wc -l"),
+        "0\n"
+    );
     // What was written is on the host, and it can be added again.
     a.run(&["disk", "add", "@", &path("disk.img"), "/srv/again:ro"]);
     assert_eq!(a.sh("cat /srv/again/file"), "kept\n");
@@ -163,9 +174,13 @@ fn a_detached_sandbox_lives_is_asked_and_ends() {
     // Further commands: code, streams, input, environment, directory, a name that is but a beginning.
     let output = a.output(&["exec", "@", "--", "sh", "-c", "echo to out; echo to err >&2; exit 9"]);
     assert_eq!(output.status.code(), Some(9));
-    assert_eq!((text(&output.stdout), text(&output.stderr)), ("to out\n".into(), "to err\n".into()));
+    assert_eq!(
+        (text(&output.stdout), text(&output.stderr)),
+        ("to out\n".into(), "to err\n".into())
+    );
     let short = &a.name[..a.name.len() - 1];
-    let environment = place.output(["exec", "-e", "A=b", "-w", "/tmp", short, "--", "sh", "-c", "echo $A $PWD"]);
+    let environment =
+        place.output(["exec", "-e", "A=b", "-w", "/tmp", short, "--", "sh", "-c", "echo $A $PWD"]);
     assert_eq!(text(&environment.stdout), "b /tmp\n");
     let mut cat = place
         .coracle(["exec", "-i", &a.name, "--", "cat"])
@@ -185,12 +200,13 @@ fn a_detached_sandbox_lives_is_asked_and_ends() {
     // What it wrote; its name is taken; it is not removed while it runs.
     let logs = a.run(&["logs", "@"]);
     assert!(logs.contains("out\n") && logs.contains("err\n"), "{logs}");
-    let name = format!("--name={}", a.name);
-    let second = place.output(["run", "--detach", &name]);
+    let second = place.output(["run", "--detach", "--name", &a.name]);
     assert_eq!(second.status.code(), Some(125));
     assert!(text(&second.stderr).contains("running already"), "{}", text(&second.stderr));
     assert!(a.refused(&["rm", "@"]).contains("help: stop it first"));
-    assert!(a.refused(&["exec", "nobody", "--", "true"]).contains("there is no sandbox named nobody"));
+    assert!(
+        a.refused(&["exec", "nobody", "--", "true"]).contains("there is no sandbox named nobody")
+    );
 
     a.run(&["stop", "@"]);
     assert!(a.run(&["ls"]).contains("exited 3"));

@@ -56,7 +56,8 @@ pub fn run(root: &Root, order: &api::Order, format: Format) -> Result<ExitCode> 
 fn start(root: &Root, name: &str) -> Result<std::process::Child> {
     let path = log(root);
     if let Some(folder) = std::path::Path::new(&path).parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let log = OpenOptions::new()
         .create(true)

@@ -97,8 +97,7 @@ async fn attend(exec: &RemoteExec, command: &Command, keys: Option<DetachKeys>) 
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let stdin = if command.stdin { Some(exec.stream("stdin").await?) } else { None };
     let stdout = Some(exec.stream("stdout").await?);
-    let stderr =
-        if command.terminal.is_none() { Some(exec.stream("stderr").await?) } else { None };
+    let stderr = if command.terminal.is_none() { Some(exec.stream("stderr").await?) } else { None };
     let raw = if keys.is_some() { Some(terminal::RawMode::enter()?) } else { None };
     let mut input = streams::pump_stdin(stdin, keys);
     let mut output = streams::pump_output(stdout, stderr);

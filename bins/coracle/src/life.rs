@@ -190,7 +190,10 @@ pub fn rm(args: &RmArgs, root: &Root) -> Result<ExitCode> {
             if !args.force && client.show().await?.state != Stage::Exited {
                 let name = client.name();
                 let advice = format!("stop it first (`coracle stop {name}`), or add --force");
-                bail!(anyhow::anyhow!("the sandbox {name} runs").context(crate::report::Advice(advice)));
+                bail!(
+                    anyhow::anyhow!("the sandbox {name} runs")
+                        .context(crate::report::Advice(advice))
+                );
             }
             Ok(client.remove().await?)
         })?;

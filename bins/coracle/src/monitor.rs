@@ -81,9 +81,12 @@ fn report(report: &api::Report) {
 
 /// Gives the pipes to the other side back, so that it sees their end.
 fn let_go_of_streams() {
-    let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") else { return };
+    let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") else {
+        return;
+    };
     // Standard error stays: it is the log.
-    let replaced = rustix::stdio::dup2_stdin(&null).and_then(|()| rustix::stdio::dup2_stdout(&null));
+    let replaced =
+        rustix::stdio::dup2_stdin(&null).and_then(|()| rustix::stdio::dup2_stdout(&null));
     if let Err(error) = replaced {
         tracing::warn!(%error, "cannot let go of the standard streams");
     }

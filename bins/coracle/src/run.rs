@@ -12,10 +12,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use coracle_engine::root::Root;
-use coracle_engine::timeline::{Phase, Timeline};
 use coracle_engine::monitor::api::Order;
 use coracle_engine::plug::{Kind, PlugSpec, ShareType};
+use coracle_engine::root::Root;
+use coracle_engine::timeline::{Phase, Timeline};
 use coracle_engine::{Command, Process, RootFs, Sandbox, SandboxSpec};
 use tokio_util::sync::CancellationToken;
 
@@ -82,7 +82,8 @@ fn detach(args: &RunArgs, words: (Option<&str>, &[String]), root: &Root) -> Resu
     sandbox.hotplug = true;
     sandbox.name.get_or_insert_with(coracle_engine::sandbox::random_name);
     let mut command = command(args, words.1, false)?;
-    if sandbox.rootfs == RootFs::BuiltIn && command.args.is_empty() && command.entrypoint.is_none() {
+    if sandbox.rootfs == RootFs::BuiltIn && command.args.is_empty() && command.entrypoint.is_none()
+    {
         command.args = IDLE.map(str::to_owned).to_vec();
     }
     if let RootFs::At(path) = &mut sandbox.rootfs {

@@ -30,10 +30,10 @@ pub mod sandbox;
 pub mod spec;
 pub mod timeline;
 
-pub use process::{Input, Output, Process};
 pub use coracle_uvm::keeper;
 pub use coracle_uvm::share::server as plan9;
 pub use error::Error;
+pub use process::{Input, Output, Process};
 pub use progress::{OnProgress, Step};
 pub use sandbox::Sandbox;
 pub use spec::{Accel, Command, RootFs, SandboxSpec};

@@ -1,8 +1,8 @@
 //! Attributes of files: told, and changed.
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW,
-    UTIME_OMIT, Uid, chmodat, chownat, ftruncate, statfs, utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
+    chmodat, chownat, ftruncate, statfs, utimensat,
 };
 use rustix::io::{Errno, Result};
 
@@ -46,7 +46,8 @@ pub(crate) fn set(node: &Node, body: &mut Reader<'_>) -> Result<()> {
     let is_link = node.kind()? == FileType::Symlink;
     if valid & (set::UID | set::GID) != 0 {
         let id = |flag, value| (valid & flag != 0).then_some(value);
-        let (uid, gid) = (id(set::UID, uid).map(Uid::from_raw), id(set::GID, gid).map(Gid::from_raw));
+        let (uid, gid) =
+            (id(set::UID, uid).map(Uid::from_raw), id(set::GID, gid).map(Gid::from_raw));
         chownat(node, "", uid, gid, AtFlags::EMPTY_PATH)?;
     }
     if valid & set::MODE != 0 {

@@ -64,10 +64,7 @@ fn raise_limit() {
 ///
 /// # Errors
 /// The connection breaks, or the client breaks the protocol's framing.
-pub fn serve_connection(
-    mut connection: UnixStream,
-    export: Arc<Export>,
-) -> Result<(), ServeError> {
+pub fn serve_connection(mut connection: UnixStream, export: Arc<Export>) -> Result<(), ServeError> {
     let mut session = Session::new(export, MESSAGE);
     let mut body = Vec::new();
     loop {

@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RawDir, SeekFrom, Uid, chownat, linkat, mkdirat,
-    mknodat, openat, readlinkat, renameat, seek, symlinkat, unlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, RawDir, SeekFrom, Uid, chownat, linkat, mkdirat, mknodat,
+    openat, readlinkat, renameat, seek, symlinkat, unlinkat,
 };
 use rustix::io::{Errno, Result};
 

@@ -276,6 +276,9 @@ pub enum UvmError {
     /// A share needs a path in the guest.
     #[error("uvmPath must be passed to AddPlan9")]
     NoUvmPath,
+    /// A share is looked for by its path.
+    #[error("no hostPath passed to GetVSMBUvmPath")]
+    NoVsmbPath,
     /// The server of a share did not come up.
     #[error("share {}", path.display())]
     Share {
@@ -385,7 +388,7 @@ impl UvmError {
             Self::Source { .. } => "E-DEVICE-SOURCE",
             Self::AttachedReadOnly { .. } => "E-DEVICE-READ-ONLY",
             Self::GuestPathTaken { .. } => "E-GUEST-PATH",
-            Self::NoUvmPath => "E-SHARE-PATH",
+            Self::NoUvmPath | Self::NoVsmbPath => "E-SHARE-PATH",
             Self::Share { .. } => "E-SHARE",
             Self::ShareBroken { .. } => "E-SHARE-BROKEN",
             Self::MemoryNotShared => "E-SHARE-MEMORY",

@@ -13,6 +13,7 @@
 //! | [`UtilityVm`] | create, start, wait, terminate, close; in `lifecycle`, states in `state` |
 //! | `guest` | containers, processes, capabilities |
 //! | [`modify`], `disks`, `layers`, `show` | changes, split between host and guest |
+//! | [`windows`] | the rules of what only Windows guests have |
 //! | `plug`, [`scsi`], [`share`], `pipe`, `vpmem` | what is plugged in while the VM runs, one place per kind |
 //! | [`output`], `entropy` | what the guest's program prints, what the guest is fed |
 //! | `identity`, `counters`, `stats`, [`schema`] | who a VM is and what it uses |
@@ -47,18 +48,20 @@ pub mod output;
 mod pipe;
 mod plug;
 pub mod schema;
-mod state;
-mod stats;
 pub mod scsi;
 pub mod share;
 mod show;
+mod state;
+mod stats;
 pub mod timeline;
 pub mod validate;
 mod vpmem;
+pub mod windows;
 
 pub use coracle_vmm::{Accel, User};
 pub use errors::{Result, UvmError};
 pub use lifecycle::{KeeperStartError, UnexpectedExit, UtilityVm};
+pub use pipe::PipeMount;
 pub use state::{Event, Refused, State};
 
 /// The keeper of a VM's channel, for the program that runs one as a process of its own.

@@ -36,6 +36,27 @@ struct There {
     uvm_path: String,
 }
 
+/// A pipe (seed `PipeMount`).
+#[derive(Debug)]
+pub struct PipeMount {
+    /// The socket on the host, as given.
+    pub host_path: String,
+    /// The socket in the guest.
+    pub uvm_path: String,
+    vm: UtilityVm,
+}
+
+impl PipeMount {
+    /// Takes the pipe away.
+    ///
+    /// # Errors
+    /// As [`UtilityVm::remove_pipe`].
+    #[doc(alias = "Release")]
+    pub async fn release(&self) -> Result<()> {
+        self.vm.remove_pipe(&self.host_path).await
+    }
+}
+
 impl UtilityVm {
     /// Makes a unix socket of the host appear in the guest, at `/run/pipes` and the socket's own path.
     ///
@@ -44,7 +65,7 @@ impl UtilityVm {
     /// # Errors
     /// As [`UtilityVm::add_pipe_at`].
     #[doc(alias = "AddPipe")]
-    pub async fn add_pipe(&self, host_path: &str) -> Result<()> {
+    pub async fn add_pipe(&self, host_path: &str) -> Result<PipeMount> {
         let at = format!("{FOLDER}/{}", host_path.trim_start_matches('/'));
         self.add_pipe_at(host_path, &at).await
     }
@@ -54,13 +75,14 @@ impl UtilityVm {
     /// # Errors
     /// There is no socket at `host_path`; it is a pipe already ([`UvmError::AlreadyAttached`]); the
     /// guest refuses: nothing is left then.
-    pub async fn add_pipe_at(&self, host_path: &str, uvm_path: &str) -> Result<()> {
-        let machine = self.machine.clone();
-        let (host, guest) = (host_path.to_owned(), uvm_path.to_owned());
-        let undo = (self.clone(), host.clone());
-        to_the_end(async move { machine.add_pipe(&host, guest).await }, |()| async move {
-            let (vm, host) = undo;
-            if let Err(error) = vm.remove_pipe(&host).await {
+    pub async fn add_pipe_at(&self, host_path: &str, uvm_path: &str) -> Result<PipeMount> {
+        let (vm, host, guest) = (self.clone(), host_path.to_owned(), uvm_path.to_owned());
+        let add = async move {
+            vm.machine.add_pipe(&host, guest.clone()).await?;
+            Ok(PipeMount { host_path: host, uvm_path: guest, vm })
+        };
+        to_the_end(add, |pipe: PipeMount| async move {
+            if let Err(error) = pipe.release().await {
                 tracing::error!(%error, "a pipe nobody wants stays");
             }
         })

@@ -70,7 +70,9 @@ fn prepare_memory_root() -> Result<()> {
 
 fn mount_disk_root(root: &RootDevice, mounter: &Mounter) -> Result<()> {
     let device = match &root.source {
-        RootSource::Pmem(number) => pmem::find(mounter, pmem::Which::Number(*number), DEVICE_TIMEOUT)?,
+        RootSource::Pmem(number) => {
+            pmem::find(mounter, pmem::Which::Number(*number), DEVICE_TIMEOUT)?
+        }
         RootSource::Serial(serial) => disk::find_at_boot(serial, DEVICE_TIMEOUT)?,
     };
     let kind = root.filesystem.as_str();

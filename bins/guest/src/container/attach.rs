@@ -158,7 +158,8 @@ fn take_away(target: &Path) {
 
 fn check(path: &Path) -> Result<(), AttachError> {
     use std::path::Component;
-    let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let plain =
+        path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     if path.is_absolute() && plain && path != Path::new("/") {
         return Ok(());
     }

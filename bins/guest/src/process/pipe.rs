@@ -57,8 +57,14 @@ pub struct Inlet {
 enum Writing {
     Idle(Vec<u8>),
     /// The bytes from `at` on are still to be written.
-    Have { buffer: Vec<u8>, at: usize },
-    Busy { job: JoinHandle<Done>, at: usize },
+    Have {
+        buffer: Vec<u8>,
+        at: usize,
+    },
+    Busy {
+        job: JoinHandle<Done>,
+        at: usize,
+    },
 }
 
 impl Outlet {

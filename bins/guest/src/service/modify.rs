@@ -178,8 +178,7 @@ fn add_pmem(mounter: &Mounter, device: &VpmemDevice) -> Result<(), ServiceError>
         None => pmem::Which::Number(device.device_number),
     };
     let filesystem = device.coracle.as_ref().map(|extra| extra.filesystem.as_str());
-    pmem::attach(mounter, which, filesystem, target, APPEAR_TIMEOUT)
-        .map_err(|error| failed(&error))
+    pmem::attach(mounter, which, filesystem, target, APPEAR_TIMEOUT).map_err(|error| failed(&error))
 }
 
 fn combine(mounter: &Mounter, layers: &CombinedLayers) -> Result<(), ServiceError> {

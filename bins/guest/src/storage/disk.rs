@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 
-use super::superblock::{self, SuperblockError};
 use super::mount::{Mount, MountError, Mounter, unmount};
+use super::superblock::{self, SuperblockError};
 
 /// How long a disk may take to appear.
 pub const APPEAR_TIMEOUT: Duration = Duration::from_secs(30);

@@ -25,8 +25,11 @@ pub enum SuperblockError {
 }
 
 /// Where a magic number stands, in bytes, and what it says.
-const MAGICS: [(usize, &[u8], &str); 3] =
-    [(0, b"XFSB", "xfs"), (1024, &[0xe2, 0xe1, 0xf5, 0xe0], "erofs"), (1080, &[0x53, 0xef], "ext4")];
+const MAGICS: [(usize, &[u8], &str); 3] = [
+    (0, b"XFSB", "xfs"),
+    (1024, &[0xe2, 0xe1, 0xf5, 0xe0], "erofs"),
+    (1080, &[0x53, 0xef], "ext4"),
+];
 
 /// Enough of a disk to hold all of them.
 const HEAD: usize = 4096;

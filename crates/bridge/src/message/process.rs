@@ -6,9 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Done;
 use super::envelope::rpcs;
-use crate::wire::{
-    Body, Json, JsonString, Layout, Side, WireError, Zero, always, layout, maybe,
-};
+use crate::wire::{Body, Json, JsonString, Layout, Side, WireError, Zero, always, layout, maybe};
 
 /// [`WaitForProcess::timeout_in_ms`] without a limit.
 pub const WAIT_FOREVER: u32 = u32::MAX;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use coracle_uvm::scsi::{DiskFormat, DiskKind, DiskRequest, ScsiMount};
 use coracle_uvm::share::{Plan9Share, VirtioFsShare};
-use coracle_uvm::{UtilityVm, UvmError};
+use coracle_uvm::{PipeMount, UtilityVm, UvmError};
 
 use super::spec::{Kind, PlugSpec, ShareType};
 
@@ -14,8 +14,8 @@ pub(crate) enum Handle {
     Disk(ScsiMount),
     VirtioFs(VirtioFsShare),
     Plan9(Plan9Share),
+    Pipe(PipeMount),
     /// By its path on the host.
-    Pipe(String),
     Pmem(String),
 }
 
@@ -41,18 +41,14 @@ pub(crate) async fn attach(
         }
         Kind::Pipe => {
             let guest_path = format!("/run/pipes/p{number}");
-            vm.add_pipe_at(&spec.source, &guest_path).await?;
-            Ok((Handle::Pipe(spec.source.clone()), Place { guest_path, slot: None }))
+            let pipe = vm.add_pipe_at(&spec.source, &guest_path).await?;
+            Ok((Handle::Pipe(pipe), Place { guest_path, slot: None }))
         }
         Kind::Device => Err(UvmError::NotSupported),
     }
 }
 
-async fn disk(
-    vm: &UtilityVm,
-    number: u64,
-    spec: &PlugSpec,
-) -> Result<(Handle, Place), UvmError> {
+async fn disk(vm: &UtilityVm, number: u64, spec: &PlugSpec) -> Result<(Handle, Place), UvmError> {
     let seen = spec.destination.is_some();
     let mount = vm
         .add_disk(DiskRequest {
@@ -76,11 +72,7 @@ async fn disk(
     Ok((Handle::Disk(mount), place))
 }
 
-async fn share(
-    vm: &UtilityVm,
-    number: u64,
-    spec: &PlugSpec,
-) -> Result<(Handle, Place), UvmError> {
+async fn share(vm: &UtilityVm, number: u64, spec: &PlugSpec) -> Result<(Handle, Place), UvmError> {
     let at = format!("/run/mounts/m{number}");
     match spec.share_type {
         ShareType::VirtioFs => {
@@ -98,8 +90,7 @@ async fn share(
             };
             let folder = folder.to_string_lossy();
             let names: Vec<&str> = name.into_iter().collect();
-            let share =
-                vm.add_plan9(&folder, &at, spec.read_only, name.is_some(), &names).await?;
+            let share = vm.add_plan9(&folder, &at, spec.read_only, name.is_some(), &names).await?;
             let guest_path = match name {
                 Some(name) => format!("{at}/{name}"),
                 None => at,
@@ -116,7 +107,7 @@ impl Handle {
             Self::Disk(mount) => mount.release().await,
             Self::VirtioFs(share) => share.release().await,
             Self::Plan9(share) => share.release().await,
-            Self::Pipe(path) => vm.remove_pipe(path).await,
+            Self::Pipe(pipe) => pipe.release().await,
             Self::Pmem(path) => vm.remove_vpmem(path).await,
         };
         match done {

@@ -180,7 +180,8 @@ impl Plugs {
 
 /// Refuses by name what cannot work.
 fn check(spec: &PlugSpec) -> Result<(), Error> {
-    let bad = |why: &str| Err(Error::BadPlug { source_path: spec.source.clone(), why: why.to_owned() });
+    let bad =
+        |why: &str| Err(Error::BadPlug { source_path: spec.source.clone(), why: why.to_owned() });
     match (&spec.destination, spec.kind) {
         (Some(path), _) if !path.starts_with('/') || path == "/" => {
             return bad("its destination is not an absolute path below /");

@@ -74,7 +74,9 @@ impl<H> Table<H> {
     /// other of its kind has the same.
     pub(crate) fn take(&mut self, kind: Kind, key: &str) -> Result<(u64, Plugged, H), Refusal> {
         let is_kind = |entry: &Entry<H>| entry.plugged.spec.kind == kind;
-        let at = |entry: &Entry<H>| is_kind(entry) && entry.plugged.spec.destination.as_deref() == Some(key);
+        let at = |entry: &Entry<H>| {
+            is_kind(entry) && entry.plugged.spec.destination.as_deref() == Some(key)
+        };
         let of = |entry: &Entry<H>| is_kind(entry) && entry.plugged.spec.source == key;
         let found = match self.entries.iter().position(at) {
             Some(found) => found,
@@ -151,7 +153,9 @@ mod tests {
     #[test]
     fn a_thing_answers_to_its_destination_and_to_its_source_if_that_is_enough() {
         let mut table = Table::default();
-        for (n, spec) in [disk("/a", Some("/m")), disk("/a", Some("/n")), disk("/b", None)].iter().enumerate() {
+        for (n, spec) in
+            [disk("/a", Some("/m")), disk("/a", Some("/n")), disk("/b", None)].iter().enumerate()
+        {
             let number = table.reserve(spec).unwrap();
             table.fill(number, there(spec), n);
         }

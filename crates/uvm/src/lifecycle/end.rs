@@ -63,7 +63,11 @@ impl UtilityVm {
 
     fn running(&self, operation: &'static str) -> Result<()> {
         let (id, state) = (self.machine.id.clone(), self.machine.life.state());
-        if state == State::Running { Ok(()) } else { Err(UvmError::NotRunning { operation, id, state }) }
+        if state == State::Running {
+            Ok(())
+        } else {
+            Err(UvmError::NotRunning { operation, id, state })
+        }
     }
 
     /// Waits until the VM has ended and the output handler has taken all it said. Any number of

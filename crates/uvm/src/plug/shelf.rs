@@ -196,7 +196,9 @@ mod tests {
         assert!(matches!(reserve(&mut shelf, "e"), Reserved::First(_)));
         let Reserved::Arriving(_, bad) = reserve(&mut shelf, "e") else { panic!() };
         shelf.settle(&"e", &failed());
-        assert!(matches!(bad.wait().await.map_err(|e| e.to_string()), Err(text) if text == "not supported"));
+        assert!(
+            matches!(bad.wait().await.map_err(|e| e.to_string()), Err(text) if text == "not supported")
+        );
         assert_eq!((shelf.get(&"e"), shelf.references(&"e")), (None, 0));
     }
 

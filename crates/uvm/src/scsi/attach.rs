@@ -19,11 +19,8 @@ impl Machine {
     pub(super) async fn attach_disk(&self, request: &DiskRequest) -> Result<Attached> {
         let path = &request.host_path;
         loop {
-            let reserved = locked(&self.scsi).reserve_disk(
-                path,
-                request.read_only,
-                self.scsi_controllers,
-            )?;
+            let reserved =
+                locked(&self.scsi).reserve_disk(path, request.read_only, self.scsi_controllers)?;
             match reserved {
                 Reserved::There(disk) => return Ok(disk),
                 Reserved::Arriving(disk, fate) => {
@@ -77,8 +74,7 @@ impl Machine {
     /// Has the guest mount the disk, unless it is mounted at that path already.
     pub(super) async fn mount_disk(&self, request: &DiskRequest, disk: &Attached) -> Result<()> {
         let path = &request.guest_path;
-        let wanted =
-            Mounted { host_path: request.host_path.clone(), read_only: request.read_only };
+        let wanted = Mounted { host_path: request.host_path.clone(), read_only: request.read_only };
         loop {
             let reserved = locked(&self.scsi).reserve_mount(path, &wanted)?;
             match reserved {

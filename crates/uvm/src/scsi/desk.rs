@@ -137,7 +137,9 @@ mod tests {
         let other = attach(&mut desk, "/./a", false);
         assert_ne!(first.slot, other.slot);
         assert_ne!(first.serial, other.serial);
-        assert!(matches!(desk.reserve_disk("/a", false, 1), Ok(Reserved::There(disk)) if disk == first));
+        assert!(
+            matches!(desk.reserve_disk("/a", false, 1), Ok(Reserved::There(disk)) if disk == first)
+        );
     }
 
     #[test]

@@ -270,7 +270,8 @@ mod tests {
 
     #[test]
     fn an_images_format_is_told_by_its_name_alone() {
-        let kinds = ["/a.qcow2", "/a.VHD", "/a.vhdx", "/a.img", "/a", "/vhd"].map(DiskKind::of_image);
+        let kinds =
+            ["/a.qcow2", "/a.VHD", "/a.vhdx", "/a.img", "/a", "/vhd"].map(DiskKind::of_image);
         let formats = [
             DiskFormat::Qcow2,
             DiskFormat::Vhd,

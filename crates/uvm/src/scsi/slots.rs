@@ -33,9 +33,8 @@ pub(crate) fn first_free(
         return Err(UvmError::NoScsiControllers);
     }
     let taken: std::collections::BTreeSet<Slot> = taken.collect();
-    let mut all = (0..MAX_CONTROLLERS).flat_map(|controller| {
-        (0..UNITS_PER_CONTROLLER).map(move |lun| Slot { controller, lun })
-    });
+    let mut all = (0..MAX_CONTROLLERS)
+        .flat_map(|controller| (0..UNITS_PER_CONTROLLER).map(move |lun| Slot { controller, lun }));
     let slot = all.find(|slot| !taken.contains(slot)).ok_or(UvmError::NoAvailableLocation)?;
     if slot.controller >= controllers {
         return Err(UvmError::TooManyAttachments);

@@ -90,13 +90,14 @@ impl UtilityVm {
             allowed: restrict.then_some(allowed),
         };
         let vm = self.clone();
-        to_the_end(async move { vm.add_plan9_to_the_end(wanted).await }, |share: Plan9Share| {
-            async move {
+        to_the_end(
+            async move { vm.add_plan9_to_the_end(wanted).await },
+            |share: Plan9Share| async move {
                 if let Err(error) = share.release().await {
                     tracing::error!(%error, "a share nobody wants stays");
                 }
-            }
-        })
+            },
+        )
         .await
     }
 
@@ -110,8 +111,7 @@ impl UtilityVm {
         };
         let name = number.to_string();
         let port = FIRST_PORT + u32::try_from(number).unwrap_or(u32::MAX - FIRST_PORT);
-        let failed =
-            |source| UvmError::Share { path: wanted.host_path.clone().into(), source };
+        let failed = |source| UvmError::Share { path: wanted.host_path.clone().into(), source };
         let server = machine.serve_plan9(&wanted, port).await.map_err(failed)?;
         let server = Arc::new(server);
         locked(&machine.shares).servers.insert(server_name(&name), server.clone());
@@ -214,8 +214,7 @@ impl Machine {
         wanted: &Wanted,
         listener: UnixListener,
     ) -> Result<Sidecar, ServerError> {
-        let spawn_failed =
-            |source| ServerError::Spawn { command: command.join(" "), source };
+        let spawn_failed = |source| ServerError::Spawn { command: command.join(" "), source };
         let (program, arguments) = command
             .split_first()
             .ok_or_else(|| spawn_failed(std::io::ErrorKind::InvalidInput.into()))?;

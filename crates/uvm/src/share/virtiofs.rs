@@ -117,8 +117,7 @@ impl UtilityVm {
         let (sidecar, server) = machine.serve_virtiofs(&tag, view).await.map_err(failed)?;
         let sidecar = Arc::new(Server::Process(sidecar));
         locked(&machine.shares).servers.insert(tag.clone(), sidecar.clone());
-        let device =
-            Device::Share(Share { id: device_id(&tag), tag: tag.clone(), server });
+        let device = Device::Share(Share { id: device_id(&tag), tag: tag.clone(), server });
         let refused = |source| {
             let operation = "failed to add virtio-fs share";
             UvmError::Modify { operation, object: host_path.to_owned(), source }
@@ -197,8 +196,9 @@ impl Machine {
         let program = program()?;
         let folder = self.channel.path();
         let socket = folder.join(format!("{tag}.sock"));
-        let failed =
-            |operation| move |source| ServerError::Socket { operation, path: socket.clone(), source };
+        let failed = |operation| {
+            move |source| ServerError::Socket { operation, path: socket.clone(), source }
+        };
         let opened = File::open(folder).map_err(failed.clone()("open"))?;
         // A socket's path may have no more than 107 bytes, and a folder's may.
         let path = format!("/proc/self/fd/{}/{tag}.sock", opened.as_raw_fd());
@@ -217,7 +217,7 @@ fn program() -> Result<PathBuf, ServerError> {
         return Ok(given.into());
     }
     let found = PROGRAMS.iter().map(Path::new).find(|path| path.exists());
-    found.map(Path::to_owned).ok_or_else(|| ServerError::NoProgram {
-        looked: PROGRAMS.map(str::to_owned).to_vec(),
-    })
+    found
+        .map(Path::to_owned)
+        .ok_or_else(|| ServerError::NoProgram { looked: PROGRAMS.map(str::to_owned).to_vec() })
 }

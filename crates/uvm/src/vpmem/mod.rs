@@ -16,8 +16,8 @@ use crate::lifecycle::{Machine, UtilityVm, locked};
 use crate::modify::ModifyError;
 use crate::plug::{Released, Reserved, share, to_the_end};
 
-use slots::{FileId, Slot};
 pub(crate) use slots::Slots;
+use slots::{FileId, Slot};
 
 /// The kernel's memory devices come in pieces of this many bytes.
 const PAGE: u64 = 4096;
@@ -121,8 +121,12 @@ impl Machine {
             let file = open(Path::new(host_path))?;
             // What is beyond the last whole page cannot be mapped; a fixed VHD ends so.
             let size = size - size % PAGE;
-            let device =
-                Device::Pmem(Pmem { id: device_id(slot), file: file.into(), size, read_only: true });
+            let device = Device::Pmem(Pmem {
+                id: device_id(slot),
+                file: file.into(),
+                size,
+                read_only: true,
+            });
             let plugged = self.vm.plug(device).await;
             plugged.map_err(|source| failed(ModifyError::Adding(source)))?;
         }

@@ -104,7 +104,8 @@ async fn a_share_without_its_directory_and_a_vm_without_its_monitor() {
             (None, Some(vm.add_virtiofs(host, at, false).await.unwrap()))
         };
         fs::remove_dir_all(&folder).unwrap();
-        let seen = sh(vm, &format!("cat {at}/file 2>&1; echo new 2>&1 > {at}/new; ls {at}; true")).await;
+        let seen =
+            sh(vm, &format!("cat {at}/file 2>&1; echo new 2>&1 > {at}/new; ls {at}; true")).await;
         assert!(seen.contains("No such file") || seen.contains("Stale"), "{seen}");
         if let Some(share) = nine {
             share.release().await.unwrap();

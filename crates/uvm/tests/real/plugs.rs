@@ -187,7 +187,8 @@ async fn a_pipe_carries_many_connections_each_with_its_own_ends() {
     fs::rename(&short, &path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     let host = path.to_str().unwrap();
-    vm.add_pipe_at(host, "/run/sockets/db.sock").await.unwrap();
+    let pipe = vm.add_pipe_at(host, "/run/sockets/db.sock").await.unwrap();
+    assert_eq!((pipe.host_path.as_str(), pipe.uvm_path.as_str()), (host, "/run/sockets/db.sock"));
     assert!(matches!(vm.add_pipe(host).await, Err(UvmError::AlreadyAttached)));
 
     // The server answers when it has read to the end: half-close must reach it.
@@ -206,10 +207,10 @@ async fn a_pipe_carries_many_connections_each_with_its_own_ends() {
         })
     };
     let serving = serve(server, "first", 8);
-    let tools = vm.add_plan9(&ask_tool(place.path()), "/run/tools", true, false, &[]).await.unwrap();
+    let tools =
+        vm.add_plan9(&ask_tool(place.path()), "/run/tools", true, false, &[]).await.unwrap();
     let ask = "for n in 1 2 3 4 5 6 7 8; do (printf $n | /run/tools/ask /run/sockets/db.sock) & done; wait";
-    let mut answers: Vec<String> =
-        sh(vm, ask).await.lines().map(str::to_owned).collect();
+    let mut answers: Vec<String> = sh(vm, ask).await.lines().map(str::to_owned).collect();
     answers.sort();
     let expected: Vec<String> = (1..=8).map(|n| format!("first {n}")).collect();
     assert_eq!(answers, expected);

@@ -146,8 +146,7 @@ async fn a_full_controller_and_sixteen_tasks_at_once() {
         })
         .await;
     let vm = &started.vm;
-    let paths: Vec<String> =
-        (0..64).map(|n| blank(place.path(), &format!("d{n}"))).collect();
+    let paths: Vec<String> = (0..64).map(|n| blank(place.path(), &format!("d{n}"))).collect();
     for path in &paths {
         add(vm, path, "", false).await.unwrap();
     }

@@ -127,7 +127,11 @@ pub fn chain(error: &UvmError) -> String {
 pub async fn sh(vm: &UtilityVm, command: &str) -> String {
     let parameters = ProcessParameters {
         command_args: ["/run/layer/bin/busybox", "sh", "-c", command].map(str::to_owned).to_vec(),
-        environment: [("PATH".to_owned(), "/run/layer/bin:/run/layer/sbin:/run/layer/usr/bin".to_owned())].into(),
+        environment: [(
+            "PATH".to_owned(),
+            "/run/layer/bin:/run/layer/sbin:/run/layer/usr/bin".to_owned(),
+        )]
+        .into(),
         create_std_out_pipe: true,
         create_std_err_pipe: true,
         ..ProcessParameters::default()
@@ -140,7 +144,8 @@ pub async fn sh(vm: &UtilityVm, command: &str) -> String {
         tokio::join!(stdout.read_to_string(&mut out), stderr.read_to_string(&mut err))
     };
     let (read_out, read_err) = within("the command's output", both).await;
-    (read_out.unwrap(), read_err.unwrap());
+    read_out.unwrap();
+    read_err.unwrap();
     let code = within("the command's end", process.wait()).await.unwrap();
     assert_eq!(code, 0, "{command}: {err}");
     out

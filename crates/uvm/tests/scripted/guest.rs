@@ -235,3 +235,19 @@ async fn layers_the_guest_refuses_name_their_root() {
     );
     vm.close().await.unwrap();
 }
+
+/// What belongs to Windows guests answers on a Linux guest as the seed's does.
+#[tokio::test]
+async fn what_only_windows_guests_have_is_not_supported() {
+    let rig = Rig::new(Guest::default());
+    let vm = rig.started().await;
+    let options = coracle_uvm::windows::vsmb::ShareOptions::layer();
+    assert!(matches!(vm.add_vsmb("/", &options).await, Err(UvmError::NotSupported)));
+    assert!(matches!(vm.remove_vsmb("/").await, Err(UvmError::NotSupported)));
+    assert!(matches!(vm.combine_layers_wcow(&[], "/").await, Err(UvmError::NotSupported)));
+    assert!(matches!(vm.get_vsmb_uvm_path("/").await, Err(UvmError::NotAttached)));
+    assert!(matches!(vm.get_vsmb_uvm_path("/no/such").await, Err(UvmError::Source { .. })));
+    let nothing = vm.get_vsmb_uvm_path("").await.unwrap_err();
+    assert_eq!(nothing.to_string(), "no hostPath passed to GetVSMBUvmPath");
+    vm.close().await.unwrap();
+}

@@ -222,10 +222,7 @@ impl Line<'_> {
 
     fn pmem(&mut self, config: &VmConfig) {
         for (index, pmem) in config.pmem.iter().enumerate() {
-            self.option(
-                "object",
-                device::pmem_memory(pmem, &self.path(Descriptor::Pmem(index))),
-            );
+            self.option("object", device::pmem_memory(pmem, &self.path(Descriptor::Pmem(index))));
             self.device(&device::pmem_device(&pmem.id, "pcie.0"));
         }
     }
