@@ -7,4 +7,5 @@ mod failed_starts;
 mod guest;
 mod lifecycle;
 mod orders;
+mod plugs;
 mod support;

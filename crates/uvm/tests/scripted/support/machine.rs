@@ -205,6 +205,9 @@ impl Vm for Machine {
     }
 
     async fn plug(&self, device: Device) -> Result<DeviceId, VmmError> {
+        if self.fails.lock().unwrap().contains(&"slowly") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         self.effect("plug")?;
         Ok(device.id().clone())
     }

@@ -43,6 +43,11 @@ impl Rig {
         opts
     }
 
+    /// A folder for the test's own files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub fn run_dir(&self) -> PathBuf {
         self.folder.path().join("run")
     }
