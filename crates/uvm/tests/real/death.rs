@@ -89,3 +89,56 @@ async fn a_vm_dies_with_its_owner() {
     })
     .await;
 }
+
+/// A share is not its maker's to lose: it works on when that is killed, and ends with the VM.
+#[tokio::test]
+async fn a_share_works_on_when_its_runtime_is_killed() {
+    let place = Place::new();
+    let shared = place.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    let mut owner = Command::new(example("share"))
+        .args([&place.run_dir(), &shared, &example("keeper"), &example("plan9")])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
+    let line = within("the VM's start", lines.next_line()).await.unwrap().unwrap();
+    let pid: u32 = line.strip_prefix("pid ").unwrap().parse().unwrap();
+    // Its end is this test's duty from here on, however that ends.
+    let _vm = Killed(pid);
+    let count = || {
+        let text = std::fs::read_to_string(shared.join("count")).unwrap_or_default();
+        text.trim().parse::<u64>().unwrap_or(0)
+    };
+    let reaches = async |goal: u64| {
+        while count() < goal {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("the first counts", reaches(3)).await;
+    kill(owner.id().unwrap());
+    owner.wait().await.unwrap();
+    let then = count();
+    within("counts after the kill", reaches(then + 20)).await;
+    assert_eq!(processes_with(&shared).len(), 1, "the server of the share");
+    kill(pid);
+    within("the end of server and keeper", async {
+        while !processes_with(&shared).is_empty() || !processes_with(&place.run_dir()).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// A process that is killed when the test is over.
+struct Killed(u32);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let line = std::fs::read_to_string(format!("/proc/{}/cmdline", self.0));
+        if line.is_ok_and(|line| line.contains("qemu-system")) {
+            kill(self.0);
+        }
+    }
+}

@@ -4,10 +4,11 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
+use coracle_uvm::options::ShareServers;
 use coracle_uvm::scsi::VmAccessType;
 use coracle_uvm::{State, UvmError};
 
-use crate::support::{Place, assert_gone, chain, root_disk, sh, within};
+use crate::support::{Place, assert_gone, chain, example, root_disk, servers, sh, within};
 
 fn blank(folder: &Path, name: &str, mib: u64) -> String {
     let path = folder.join(name);
@@ -134,4 +135,67 @@ async fn a_share_without_its_directory_and_a_vm_without_its_monitor() {
     within("the close", vm.close()).await.unwrap();
     assert_gone(started.pid);
     assert!(!run_dir.exists());
+}
+
+/// Servers of shares that die: a 9P share fails and can be removed and added anew; a virtio-fs share
+/// is broken until the VM ends, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_whose_server_dies_is_broken_and_says_so() {
+    let place = Place::new();
+    let started = place
+        .started(|o| {
+            o.host.cold_disks = vec![root_disk(o)];
+            o.host.share_memory = true;
+            let server = example("plan9").to_str().unwrap().to_owned();
+            o.host.share_servers = ShareServers::Process(vec![server]);
+        })
+        .await;
+    let vm = &started.vm;
+    let folder = place.path().join("shared");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("file"), "x").unwrap();
+    let host = folder.to_str().unwrap();
+
+    let share = vm.add_plan9(host, "/run/mounts/9", false, false, &[]).await.unwrap();
+    assert_eq!(sh(vm, "cat /run/mounts/9/file").await, "x");
+    assert!(!share.is_broken());
+    kill_server("plan9", host);
+    let failed = sh(vm, "cat /run/mounts/9/file 2>&1 || echo failed").await;
+    assert!(failed.contains("failed"), "{failed}");
+    within("the share's death", async {
+        while !share.is_broken() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    within("the remove", share.release()).await.unwrap();
+    let again = vm.add_plan9(host, "/run/mounts/9", false, false, &[]).await.unwrap();
+    assert_eq!(sh(vm, "cat /run/mounts/9/file").await, "x");
+    again.release().await.unwrap();
+
+    let share = vm.add_virtiofs(host, "/run/mounts/v", false).await.unwrap();
+    assert_eq!(sh(vm, "cat /run/mounts/v/file").await, "x");
+    kill_server("virtiofsd", host);
+    within("the share's death", async {
+        while !share.is_broken() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    let error = within("the remove", share.release()).await.unwrap_err();
+    assert!(matches!(error, UvmError::ShareBroken { .. }), "{error}");
+    assert!(error.help().unwrap().contains("when the VM is stopped"));
+    // Everything else goes on, new shares too.
+    let other = vm.add_virtiofs(host, "/run/mounts/w", false).await.unwrap();
+    assert_eq!(sh(vm, "cat /run/mounts/w/file").await, "x");
+    other.release().await.unwrap();
+    started.close().await;
+}
+
+/// Kills the server of a directory.
+fn kill_server(program: &str, directory: &str) {
+    let servers = servers(program, Path::new(directory));
+    assert!(!servers.is_empty(), "there is no {program} for {directory}");
+    let pid = rustix::process::Pid::from_raw(servers[0]).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }

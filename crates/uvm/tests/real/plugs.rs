@@ -9,7 +9,7 @@ use coracle_uvm::{UtilityVm, UvmError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 
-use crate::support::{Place, Started, chain, root_disk, sh, within};
+use crate::support::{Place, Started, chain, root_disk, servers, sh, within};
 
 async fn started(place: &Place) -> Started {
     place
@@ -33,18 +33,6 @@ fn tree(folder: &Path) -> String {
     symlink(folder.join("secret"), tree.join("far")).unwrap();
     symlink("name", tree.join("near")).unwrap();
     tree.to_str().unwrap().to_owned()
-}
-
-/// The processes of this one, by what they run.
-fn children(what: &str) -> usize {
-    let me = std::process::id().to_string();
-    let all = fs::read_dir("/proc").unwrap().flatten();
-    all.filter(|entry| {
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
-        parent == Some(&me) && stat.contains(what)
-    })
-    .count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,9 +73,9 @@ async fn shares_of_both_kinds_read_write_stack_and_lead_nowhere_else() {
     // virtio-fs: the same, a read-only one, and a single file.
     let share = vm.add_virtiofs(&tree, "/run/mounts/v", false).await.unwrap();
     exercise(vm, "/run/mounts/v", &tree).await;
-    assert_eq!(children("virtiofsd"), 1);
+    assert!(!servers("virtiofsd", place.path()).is_empty());
     share.release().await.unwrap();
-    assert_eq!(children("virtiofsd"), 0);
+    assert_eq!(servers("virtiofsd", place.path()).len(), 0);
     let share = vm.add_virtiofs(&tree, "/run/mounts/vr", true).await.unwrap();
     // Remounted writable by the guest, it still is not on the host.
     let written =
@@ -110,7 +98,10 @@ async fn shares_of_both_kinds_read_write_stack_and_lead_nowhere_else() {
         assert!(chain(&error).contains("No such file"), "{}", chain(&error));
         assert_eq!(error.code(), "E-SHARE");
     }
-    assert_eq!((children("virtiofsd"), sh(vm, "ls /run/mounts").await), (0, String::new()));
+    assert_eq!(
+        (servers("virtiofsd", place.path()).len(), sh(vm, "ls /run/mounts").await),
+        (0, String::new())
+    );
     started.close().await;
 }
 

@@ -105,6 +105,24 @@ pub fn root_disk(opts: &OptionsLcow) -> ColdDisk {
     }
 }
 
+/// The processes of a program that have something below `folder` on their command line, the oldest
+/// first.
+pub fn servers(program: &str, folder: &Path) -> Vec<i32> {
+    let folder = folder.to_str().unwrap();
+    let mut found: Vec<i32> = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| {
+            let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+            let mut words = line.split('\0');
+            words.next().is_some_and(|word| word.ends_with(program)) && line.contains(folder)
+        })
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    found.sort_unstable();
+    found
+}
+
 /// Waits for something that must happen, far longer than it can take.
 pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     match tokio::time::timeout(Duration::from_secs(120), work).await {
