@@ -269,6 +269,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_access_types_are_numbered_as_the_seeds() {
+        let all = [VmAccessType::Noop, VmAccessType::Group, VmAccessType::Individual];
+        assert_eq!(all.map(|access| access as u8), [0, 1, 2]);
+        assert_eq!(VmAccessType::default(), VmAccessType::Noop);
+    }
+
+    #[test]
     fn an_images_format_is_told_by_its_name_alone() {
         let kinds =
             ["/a.qcow2", "/a.VHD", "/a.vhdx", "/a.img", "/a", "/vhd"].map(DiskKind::of_image);

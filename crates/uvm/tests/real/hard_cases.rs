@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use coracle_uvm::options::ShareServers;
@@ -56,6 +57,39 @@ async fn a_frozen_guest_keeps_its_disks_until_it_goes_on() {
     assert_eq!(sh(vm, "ls /sys/block | grep -c sd || true").await, "0\n");
     assert_eq!(vm.state(), State::Running);
     started.close().await;
+}
+
+/// A block device of the host: a loop device on a file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_device_of_the_host_is_a_physical_disk() {
+    let place = Place::new();
+    let started = place.started(|o| o.host.cold_disks = vec![root_disk(o)]).await;
+    let vm = &started.vm;
+    let image = blank(place.path(), "image", 2);
+    fs::write(&image, [&b"on the device"[..], &[0; (2 << 20) - 13]].concat()).unwrap();
+    let device = Loop::on(&image);
+    let mount = vm.add_scsi_physical_disk(&device.0, "", true).await.unwrap();
+    let read = "head -c 13 /dev/$(ls /sys/block | grep sd)";
+    assert_eq!(sh(vm, read).await, "on the device");
+    mount.release().await.unwrap();
+    started.close().await;
+}
+
+/// A loop device, detached in any case.
+struct Loop(String);
+
+impl Loop {
+    fn on(image: &str) -> Self {
+        let made = Command::new("losetup").args(["--find", "--show", image]).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self(String::from_utf8(made.stdout).unwrap().trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        Command::new("losetup").args(["--detach", &self.0]).status().unwrap();
+    }
 }
 
 /// One image in two VMs: the second is told that the first holds it, unless both only read.
