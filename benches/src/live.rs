@@ -31,6 +31,7 @@ impl Live {
         options.options.memory_size_in_mb = 512;
         options.options.processor_count = 1;
         options.host.run_dir = Some(dir.path().join("vm"));
+        options.host.share_memory = true;
         options.host.accelerator = coracle_uvm::Accel::Tcg;
         let keeper = coracle.to_str().context("the command's path is no text")?;
         options.host.keeper =
@@ -96,6 +97,17 @@ pub async fn exec(container: &Container, args: &[&str]) -> Result<Process> {
     let parameters =
         ProcessParameters { oci_process: Some(serde_json::from_value(process)?), ..piped(false) };
     Ok(container.create_process(&parameters).await?)
+}
+
+/// A shell command in the VM itself, its output to be read.
+pub fn in_vm(script: &str) -> ProcessParameters {
+    let busybox = format!("{ROOT}/bin/busybox");
+    ProcessParameters {
+        command_args: [&busybox, "sh", "-c", script].map(str::to_owned).to_vec(),
+        environment: [("PATH".to_owned(), format!("{ROOT}/bin:{ROOT}/usr/bin"))].into(),
+        create_std_out_pipe: true,
+        ..ProcessParameters::default()
+    }
 }
 
 fn piped(stdin: bool) -> ProcessParameters {

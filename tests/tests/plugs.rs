@@ -230,3 +230,30 @@ fn a_command_that_cannot_run_detached_leaves_nothing() {
     assert_eq!(both.status.code(), Some(125));
     place.assert_nothing_left();
 }
+
+/// As yet a VM ends with its monitor; whatever served it must not be left.
+#[test]
+fn a_monitor_that_is_killed_leaves_nothing_behind() {
+    let place = Place::new();
+    let given = place.root().join("given");
+    fs::create_dir(&given).unwrap();
+    let host = given.to_str().unwrap();
+    let a = Detached::start(
+        &place,
+        &["-v", &format!("{host}:/fast"), "--share", &format!("{host}:/nine")],
+    );
+    let view: Value = serde_json::from_str(&a.run(&["inspect", "@"])).unwrap();
+    let monitor = view["monitor"]["pid"].as_i64().unwrap().to_string();
+    let killed = Command::new("kill").args(["-9", &monitor]).status().unwrap();
+    assert!(killed.success());
+    // The next command, whatever it is, takes away what is left.
+    for _ in 0..100 {
+        if a.run(&["ls", "-q"]).is_empty() && place.qemus().is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(a.refused(&["exec", "@", "--", "true"]).contains("there is no sandbox named"));
+    fs::remove_dir(&given).unwrap();
+    place.assert_nothing_left();
+}
