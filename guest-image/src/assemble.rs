@@ -277,7 +277,7 @@ mod tests {
         let digest = FileRecord::of("all", &bytes).sha256;
         assert_eq!(
             (RECIPE, digest.as_str()),
-            (2, "4752f0293f56a9eaedad994060168ad268c9d8e33bf7a1ec93b873e022ddb259")
+            (3, "4752f0293f56a9eaedad994060168ad268c9d8e33bf7a1ec93b873e022ddb259")
         );
     }
 }

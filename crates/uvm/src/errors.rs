@@ -297,6 +297,16 @@ pub enum UvmError {
     /// virtio-fs needs memory that its server can see.
     #[error("the VM was made without shared memory, which virtio-fs needs")]
     MemoryNotShared,
+    /// More or less of something than the VM can have.
+    #[error("{wanted} is not within what the VM can have of {what}: {range}")]
+    ResourceRange {
+        /// `processors` or `memory`.
+        what: &'static str,
+        /// How much was asked for.
+        wanted: u64,
+        /// What can be had.
+        range: String,
+    },
     /// Another caller did the same first, and this is what came of it.
     #[error(transparent)]
     Shared(std::sync::Arc<UvmError>),
@@ -388,6 +398,7 @@ impl UvmError {
             Self::Source { .. } => "E-DEVICE-SOURCE",
             Self::AttachedReadOnly { .. } => "E-DEVICE-READ-ONLY",
             Self::GuestPathTaken { .. } => "E-GUEST-PATH",
+            Self::ResourceRange { .. } => "E-RESOURCE-RANGE",
             Self::NoUvmPath | Self::NoVsmbPath => "E-SHARE-PATH",
             Self::Share { .. } => "E-SHARE",
             Self::ShareBroken { .. } => "E-SHARE-BROKEN",

@@ -33,7 +33,7 @@ impl UtilityVm {
     /// The processors the VM really has.
     #[doc(alias = "ProcessorCount")]
     pub fn processor_count(&self) -> u32 {
-        self.machine.processors
+        self.machine.processors.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// A number for a container's folder in the guest: 1 on the first call, never the same twice.

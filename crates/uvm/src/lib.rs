@@ -16,7 +16,7 @@
 //! | [`windows`] | the rules of what only Windows guests have |
 //! | `plug`, [`scsi`], [`share`], `pipe`, `vpmem` | what is plugged in while the VM runs, one place per kind |
 //! | [`output`], `entropy` | what the guest's program prints, what the guest is fed |
-//! | `identity`, `counters`, `stats`, [`schema`] | who a VM is and what it uses |
+//! | `identity`, `counters`, `stats`, `resources`, [`schema`] | who a VM is, what it uses and may use |
 //! | [`timeline`] | when each step of a boot happened |
 //!
 //! ```no_run
@@ -47,6 +47,7 @@ pub mod options;
 pub mod output;
 mod pipe;
 mod plug;
+mod resources;
 pub mod schema;
 pub mod scsi;
 pub mod share;

@@ -24,7 +24,7 @@ impl UtilityVm {
         let machine = &self.machine;
         let seen = machine.vm.stats().await;
         let seen = seen.map_err(|source| UvmError::Stats { id: machine.id.clone(), source })?;
-        Ok(statistics(seen, MiB(machine.memory_mib), machine.physical_memory))
+        Ok(statistics(seen, MiB(self.memory_in_mib()), machine.physical_memory))
     }
 }
 

@@ -37,8 +37,12 @@ pub struct VmConfig {
     pub run_dir: PathBuf,
     /// Virtual CPUs, 1 to 255.
     pub vcpus: u32,
+    /// Virtual CPUs the VM can have while it runs; fewer than [`VmConfig::vcpus`] means no more.
+    pub max_vcpus: u32,
     /// Guest memory.
     pub memory: Memory,
+    /// Memory the VM can have beyond that while it runs, a multiple of 2 MiB.
+    pub max_extra_memory: MiB,
     /// What the VM boots.
     pub boot: Boot,
     /// How guest code is run.
@@ -84,6 +88,8 @@ impl VmConfig {
             name: format!("coracle-{}", id.simple()),
             run_dir: run_dir.into(),
             vcpus: 1,
+            max_vcpus: 1,
+            max_extra_memory: MiB(0),
             memory: Memory::new(MiB(256)),
             boot,
             accel: Accel::Auto,

@@ -10,6 +10,24 @@ use crate::{DeviceId, ExitReason, MiB};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VmmError {
+    /// More virtual processors than the VM has room for.
+    #[error("the VM has room for {most} virtual processors")]
+    TooManyCpus {
+        /// How many it can have.
+        most: u32,
+    },
+    /// The guest did not give or take memory in time.
+    #[error(
+        "the guest has {there} of {wanted} memory beyond its own after {} s", limit.as_secs()
+    )]
+    MemoryTimeout {
+        /// How much was asked for.
+        wanted: crate::MiB,
+        /// How much there is.
+        there: crate::MiB,
+        /// How long it was waited for.
+        limit: std::time::Duration,
+    },
     /// The monitor is not installed.
     #[error("{program} is not installed (Debian package {package})")]
     NotInstalled {
@@ -163,6 +181,8 @@ impl VmmError {
     /// A code for programs and documentation; it never changes.
     pub fn code(&self) -> &'static str {
         match self {
+            VmmError::TooManyCpus { .. } => "E-VMM-CPUS",
+            VmmError::MemoryTimeout { .. } => "E-VMM-MEMORY-TIME",
             VmmError::NotInstalled { .. } => "E-VMM-NOT-INSTALLED",
             VmmError::Open { .. } => "E-VMM-OPEN",
             VmmError::Broken { .. } => "E-VMM-BROKEN-FILE",

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::sync::broadcast;
 
 use crate::{
-    Device, DeviceId, ExitReason, VmConfig, VmEvent, VmIdentity, VmStats, VmStatus, VmmError,
+    Device, DeviceId, ExitReason, MiB, VmConfig, VmEvent, VmIdentity, VmStats, VmStatus, VmmError,
 };
 
 /// A virtual machine monitor: something that can start a VM, or find a running one again.
@@ -56,6 +56,20 @@ pub trait Vm: Send + Sync {
     ///
     /// After [`VmmError::UnplugTimeout`] the request still stands; unplugging again waits on.
     async fn unplug(&self, id: &DeviceId, timeout: Duration) -> Result<(), VmmError>;
+
+    /// Sees to it that the VM has at least so many virtual processors. The guest has yet to use new
+    /// ones, and none is ever taken away.
+    ///
+    /// # Errors
+    /// [`VmmError::TooManyCpus`] beyond [`VmConfig::max_vcpus`].
+    async fn add_vcpus(&self, wanted: u32) -> Result<(), VmmError>;
+
+    /// Gives the VM so much memory beyond what it was made with, or takes it back, and waits at most
+    /// `limit` for the guest to follow.
+    ///
+    /// # Errors
+    /// [`VmmError::MemoryTimeout`]: the guest goes on following, as far as it can.
+    async fn set_extra_memory(&self, wanted: MiB, limit: Duration) -> Result<(), VmmError>;
 
     /// Where a pmem device begins in the guest's memory, in bytes: the guest knows it by that.
     async fn pmem_address(&self, id: &DeviceId) -> Result<u64, VmmError>;

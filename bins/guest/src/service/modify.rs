@@ -15,7 +15,7 @@ use super::errors::failed;
 use crate::container::{self, attach};
 use crate::storage::disk::{self, APPEAR_TIMEOUT, DiskAddress};
 use crate::storage::mount::{Mounter, unmount};
-use crate::storage::{overlay, plan9, pmem, virtiofs};
+use crate::storage::{overlay, plan9, pmem, resources, virtiofs};
 
 impl Agent {
     pub(super) async fn modify_vm(&self, change: Change) -> Result<(), ServiceError> {
@@ -114,6 +114,16 @@ fn apply(mounter: &Mounter, verb: Verb, resource: Resource) -> Result<(), Servic
             }
         }
         (Resource::MappedDirectory(share), Verb::Remove) => remove(&share.mount_path),
+        (Resource::GuestResources(resources), Verb::Update) => {
+            if resources.processors > 0 {
+                resources::set_processors(resources.processors, APPEAR_TIMEOUT)
+                    .map_err(|error| failed(&error))?;
+            }
+            if resources.memory {
+                resources::prepare_memory(mounter).map_err(|error| failed(&error))?;
+            }
+            Ok(())
+        }
         (Resource::VpmemDevice(device), Verb::Add) => add_pmem(mounter, &device),
         (Resource::VpmemDevice(device), Verb::Remove) => remove(&device.mount_path),
         (Resource::CombinedLayers(layers), Verb::Add) => combine(mounter, &layers),

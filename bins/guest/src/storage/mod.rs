@@ -9,5 +9,6 @@ pub mod overlay;
 pub mod pipe;
 pub mod plan9;
 pub mod pmem;
+pub mod resources;
 mod superblock;
 pub mod virtiofs;

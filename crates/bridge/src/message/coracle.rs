@@ -106,6 +106,16 @@ pub struct Pipe {
     pub port: u32,
 }
 
+/// What the guest has to do to use more or less of its VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct GuestResources {
+    /// So many processors are to be online; 0 leaves them as they are.
+    pub processors: u32,
+    /// Be ready for memory that comes and goes.
+    pub memory: bool,
+}
+
 empty_bodies! {
     /// ListState: asks what the guest holds. Goes to the null id.
     ListState

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ContainerMount, CoracleDisk, CoraclePmem, CoracleShare, Pipe, ResourceError, ResourceType,
+    ContainerMount, CoracleDisk, CoraclePmem, CoracleShare, GuestResources, Pipe, ResourceError,
+    ResourceType,
 };
 use crate::wire::{Json, Layout, WireError, Zero, always, layout, maybe};
 
@@ -36,6 +37,8 @@ pub enum Resource {
     ContainerMount(ContainerMount),
     /// Ours: a socket in the guest that stands for one on the host.
     Pipe(Pipe),
+    /// Ours: what the guest has to do to use more or less of the VM.
+    GuestResources(GuestResources),
 }
 
 macro_rules! resource_types {
@@ -78,6 +81,7 @@ resource_types! {
     HvSocket: "HvSocket",
     ContainerMount: "CoracleContainerMount",
     Pipe: "CoraclePipe",
+    GuestResources: "CoracleResources",
 }
 
 impl Resource {
@@ -119,6 +123,7 @@ impl Resource {
             "HvSocket" => settings.decode().map(Self::HvSocket),
             "CoracleContainerMount" => settings.decode().map(Self::ContainerMount),
             "CoraclePipe" => settings.decode().map(Self::Pipe),
+            "CoracleResources" => settings.decode().map(Self::GuestResources),
             _ => return None,
         })
     }

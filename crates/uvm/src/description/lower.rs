@@ -74,6 +74,9 @@ pub fn lower(
     config.scsi_controllers = controllers;
     config.disks = disks(around.cold_disks)?;
     config.pmem = devices.virtual_pmem.as_ref().map_or(Ok(Vec::new()), pmem)?;
+    config.max_vcpus = description.coracle.max_processors.max(vcpus);
+    let extra = description.coracle.max_memory_in_mb.saturating_sub(config.memory.size.0);
+    config.max_extra_memory = MiB(extra.next_multiple_of(2));
     config.hotplug_memory = devices.virtual_pmem.as_ref().map_or(MiB(0), room_for_pmem);
     config.throttle = machine.storage_qos.as_ref().and_then(|qos| {
         let (iops, bytes_per_second) =

@@ -241,6 +241,12 @@ pub struct Coracle {
     /// Let servers of the host see the memory, as a virtio-fs share needs.
     #[serde(default)]
     pub share_memory: bool,
+    /// Processors the VM can have while it runs; 0: as many as it begins with.
+    #[serde(default)]
+    pub max_processors: u32,
+    /// Memory the VM can have while it runs; 0: as much as it begins with.
+    #[serde(default, rename = "MaxMemoryInMB")]
+    pub max_memory_in_mb: u64,
     /// Arguments appended to the machine monitor's own.
     #[serde(default)]
     pub monitor_arguments: Vec<String>,

@@ -45,6 +45,8 @@ pub fn describe(opts: &OptionsLcow, place: Place<'_>) -> VmDescription {
             accelerator: opts.host.accelerator,
             lock_memory: opts.host.lock_memory,
             share_memory: opts.host.share_memory,
+            max_processors: opts.host.max_processors,
+            max_memory_in_mb: opts.host.max_memory_mib,
             monitor_arguments: Vec::new(),
         },
     }

@@ -85,8 +85,10 @@ impl UtilityVm {
 
         let machine = Arc::new(Machine {
             owner: opts.options.owner,
-            processors,
-            memory_mib,
+            processors: processors.into(),
+            first_processors: processors,
+            memory_mib: memory_mib.into(),
+            first_memory_mib: memory_mib,
             physical_memory: is_physical(&description),
             vm,
             life: Life::created(listeners.log.is_some()),

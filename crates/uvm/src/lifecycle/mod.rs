@@ -17,6 +17,7 @@ mod run_dir;
 mod start;
 mod watch;
 
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use coracle_bridge::channel::{ChannelDir, ChannelListener};
@@ -70,9 +71,12 @@ impl Drop for Tie {
 pub(crate) struct Machine {
     pub(crate) id: String,
     pub(crate) owner: String,
-    pub(crate) processors: u32,
-    /// Memory in MiB, for the statistics.
-    pub(crate) memory_mib: u64,
+    /// What it has now, and what it was made with.
+    pub(crate) processors: AtomicU32,
+    pub(crate) first_processors: u32,
+    /// Memory in MiB: what it has now, and what it was made with.
+    pub(crate) memory_mib: AtomicU64,
+    pub(crate) first_memory_mib: u64,
     pub(crate) physical_memory: bool,
     pub(crate) vm: Box<dyn Vm>,
     pub(crate) channel: ChannelDir,

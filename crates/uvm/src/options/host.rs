@@ -27,6 +27,10 @@ pub struct HostOptions {
     /// The memory must be locked into RAM, or create fails. Physically backed memory is locked
     /// where the limits allow it even without this.
     pub lock_memory: bool,
+    /// Processors the VM can have while it runs; 0: as many as it begins with.
+    pub max_processors: u32,
+    /// Memory the VM can have while it runs, in MiB; 0: as much as it begins with.
+    pub max_memory_mib: u64,
     /// Who serves 9P shares.
     pub share_servers: ShareServers,
     /// Let servers of the host see the VM's memory: a virtio-fs share needs that.
@@ -66,6 +70,8 @@ impl Default for HostOptions {
             die_with_owner: true,
             lock_memory: false,
             share_servers: ShareServers::default(),
+            max_processors: 0,
+            max_memory_mib: 0,
             share_memory: false,
             user: None,
             cgroup: None,

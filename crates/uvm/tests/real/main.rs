@@ -10,5 +10,6 @@ mod death;
 mod hard_cases;
 mod machine;
 mod plugs;
+mod resources;
 mod scsi;
 mod support;

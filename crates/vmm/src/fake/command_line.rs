@@ -26,13 +26,12 @@ pub(super) struct Setup {
 }
 
 /// Options the fake knows and has no use for, each with a value.
-const IGNORED: [&str; 17] = [
+const IGNORED: [&str; 16] = [
     "-name",
     "-machine",
     "-global",
     "-accel",
     "-cpu",
-    "-smp",
     "-m",
     "-overcommit",
     "-bios",
@@ -63,6 +62,12 @@ pub(super) fn parse(words: impl Iterator<Item = String>) -> Result<Setup, String
         let value = words.next().ok_or_else(|| format!("{option} has no value"))?;
         match option.as_str() {
             ignored if IGNORED.contains(&ignored) => {}
+            "-smp" => {
+                let first = value.split(',').next().unwrap_or_default();
+                model.vcpus = first.parse().map_err(|_| format!("-smp {value}"))?;
+                let most = field(&value, "maxcpus").and_then(|most| most.parse().ok());
+                model.max_vcpus = most.unwrap_or(model.vcpus);
+            }
             "-uuid" => model.uuid = value.parse::<Uuid>().map_err(|error| error.to_string())?,
             "-chardev" => chardev(&value, &mut sockets, &mut model)?,
             "-add-fd" => {

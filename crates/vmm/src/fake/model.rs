@@ -85,6 +85,9 @@ pub(super) struct Model {
     named: BTreeSet<String>,
     netdevs: BTreeSet<String>,
     objects: BTreeSet<String>,
+    pub(super) vcpus: u64,
+    pub(super) max_vcpus: u64,
+    extra_memory: u64,
     events: Vec<(&'static str, Value)>,
     ring: Vec<u8>,
 }
@@ -183,6 +186,22 @@ impl Model {
                 Ok(json!({}))
             }
             "object-del" => take(&mut self.objects, &text("id"), "object", "not found"),
+            "qom-set" => {
+                self.extra_memory = arguments["value"].as_u64().unwrap_or_default();
+                Ok(json!({}))
+            }
+            "qom-get" if text("property") == "size" => Ok(json!(self.extra_memory)),
+            "query-hotpluggable-cpus" => Ok((0..self.max_vcpus)
+                .map(|n| {
+                    let there =
+                        n < self.vcpus || self.devices.contains_key(&format!("vm.cpu{}", n << 32));
+                    let mut place = json!({"type": "fake-cpu", "props": {"socket-id": n}});
+                    if there {
+                        place["qom-path"] = json!(format!("/machine/cpu[{n}]"));
+                    }
+                    place
+                })
+                .collect()),
             "qom-get" if text("property") == "memaddr" => {
                 let id = text("path");
                 let id = id.strip_prefix("/machine/peripheral/").unwrap_or_default();

@@ -22,6 +22,7 @@ pub(crate) mod console;
 mod debris;
 mod exit;
 mod hotplug;
+mod resources;
 pub(crate) mod screen;
 mod supervisor;
 
@@ -46,7 +47,7 @@ use tokio::{
 };
 
 use crate::{
-    Device, DeviceId, ExitReason, Vm, VmEvent, VmIdentity, VmStats, VmStatus, VmmError,
+    Device, DeviceId, ExitReason, MiB, Vm, VmEvent, VmIdentity, VmStats, VmStatus, VmmError,
     effect::Effects,
     process::{Process, ProcessStat, Tail, ticks, uptime},
     qmp::{
@@ -227,6 +228,17 @@ impl Vm for Machine {
     async fn unplug(&self, id: &DeviceId, timeout: Duration) -> Result<(), VmmError> {
         let (id, shared) = (id.clone(), self.shared.clone());
         self.to_the_end(async move { hotplug::unplug(&shared, &id, timeout).await }).await
+    }
+
+    async fn add_vcpus(&self, wanted: u32) -> Result<(), VmmError> {
+        let shared = self.shared.clone();
+        self.to_the_end(async move { resources::add_vcpus(&shared, wanted).await }).await
+    }
+
+    async fn set_extra_memory(&self, wanted: MiB, limit: Duration) -> Result<(), VmmError> {
+        let shared = self.shared.clone();
+        let set = async move { resources::set_extra_memory(&shared, wanted, limit).await };
+        self.to_the_end(set).await
     }
 
     async fn pmem_address(&self, id: &DeviceId) -> Result<u64, VmmError> {

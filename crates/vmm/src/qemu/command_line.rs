@@ -97,18 +97,23 @@ impl Line<'_> {
                 self.option("cpu", "max,-erms");
             }
         }
-        self.option("smp", config.vcpus);
+        if config.max_vcpus > config.vcpus {
+            self.option("smp", format!("{},maxcpus={}", config.vcpus, config.max_vcpus));
+        } else {
+            self.option("smp", config.vcpus);
+        }
     }
 
     fn memory(&mut self, config: &VmConfig, facts: &Facts<'_>) {
         let memory = &config.memory;
         let pmem: u64 = config.pmem.iter().map(|pmem| pmem.size).sum();
-        if pmem == 0 && config.hotplug_memory == MiB(0) {
+        if pmem == 0 && config.hotplug_memory == MiB(0) && config.max_extra_memory == MiB(0) {
             self.option("m", format!("{}M", memory.size.0));
         } else {
             // Room for each in the address space, with space to align it.
             let room = pmem.div_ceil(1 << 30) + config.pmem.len() as u64;
-            let most = memory.size.0 + (room << 10) + config.hotplug_memory.0;
+            let most =
+                memory.size.0 + (room << 10) + config.hotplug_memory.0 + extra_room(config).0;
             let slots = config.pmem.len();
             self.option("m", format!("size={}M,slots={slots},maxmem={most}M", memory.size.0));
         }
@@ -192,6 +197,10 @@ impl Line<'_> {
             self.device(&device::port_device(port));
         }
         self.option("object", json!({"qom-type": "rng-builtin", "id": "vm.entropy"}));
+        if config.max_extra_memory > MiB(0) {
+            self.option("object", device::extra_memory(config));
+            self.device(&device::extra_memory_device());
+        }
         for number in 0..config.scsi_controllers {
             self.device(&device::scsi_controller(number));
         }
@@ -248,6 +257,15 @@ impl Line<'_> {
         let number = (self.number)(descriptor);
         self.option("add-fd", format!("fd={number},set={number},opaque={note}"));
         u64::try_from(number).unwrap_or_default()
+    }
+}
+
+/// Address space for memory that comes later, with space to align it.
+fn extra_room(config: &VmConfig) -> MiB {
+    const ALIGNMENT: u64 = 1024;
+    match config.max_extra_memory {
+        MiB(0) => MiB(0),
+        MiB(most) => MiB(most.next_multiple_of(ALIGNMENT) + ALIGNMENT),
     }
 }
 

@@ -8,7 +8,8 @@ use rustix::fs::{FileType, fstat};
 use serde_json::{Value, json};
 
 use crate::{
-    DeviceId, Disk, DiskFormat, DiskPlace, MacAddress, Pmem, SerialPort, Throttle, VmmError,
+    DeviceId, Disk, DiskFormat, DiskPlace, MacAddress, MemoryBacking, Pmem, SerialPort, Throttle,
+    VmConfig, VmmError, qmp::command::HotpluggableCpu,
 };
 
 /// The object that limits all disks together.
@@ -107,6 +108,41 @@ pub(crate) fn throttle(limit: Throttle) -> Value {
         limits["bps-total"] = json!(limit.bytes_per_second);
     }
     json!({"qom-type": "throttle-group", "id": THROTTLE, "limits": limits})
+}
+
+/// The device that gives memory and takes it back.
+pub(crate) const EXTRA_MEMORY: &str = "vm.more";
+
+/// What stands behind it: nothing of it is taken from the host before the guest has it.
+pub(crate) fn extra_memory(config: &VmConfig) -> Value {
+    let mut backend = json!({
+        "id": format!("{EXTRA_MEMORY}.mem"), "size": config.max_extra_memory.bytes(),
+        "reserve": false,
+    });
+    match config.memory.backing {
+        MemoryBacking::Anonymous => backend["qom-type"] = json!("memory-backend-ram"),
+        MemoryBacking::Shared => {
+            backend["qom-type"] = json!("memory-backend-memfd");
+            backend["share"] = json!(true);
+        }
+    }
+    backend
+}
+
+pub(crate) fn extra_memory_device() -> Value {
+    json!({
+        "driver": "virtio-mem-pci", "id": EXTRA_MEMORY, "memdev": format!("{EXTRA_MEMORY}.mem"),
+        "requested-size": 0, "bus": "pcie.0",
+    })
+}
+
+/// A virtual processor in its place.
+pub(crate) fn cpu_device(cpu: &HotpluggableCpu) -> Value {
+    let mut device = json!({"driver": cpu.kind, "id": format!("vm.cpu{}", cpu.number())});
+    if let (Value::Object(device), Value::Object(place)) = (&mut device, &cpu.props) {
+        device.extend(place.clone());
+    }
+    device
 }
 
 /// A bridge with 32 places, one of them taken by a source of entropy.

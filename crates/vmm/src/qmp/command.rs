@@ -114,6 +114,17 @@ commands! {
         /// The property.
         property: &'static str,
     };
+    /// Changes a property of an object.
+    QomSet = "qom-set" -> Nothing {
+        /// The object.
+        path: String,
+        /// The property.
+        property: &'static str,
+        /// Its new value.
+        value: Value,
+    };
+    /// Lists the places for virtual processors, taken and free.
+    QueryHotpluggableCpus = "query-hotpluggable-cpus" -> Vec<HotpluggableCpu>;
     /// Takes bytes out of a ring buffer.
     RingbufRead = "ringbuf-read" -> String {
         /// The character device.
@@ -167,6 +178,27 @@ pub struct ChardevAdd(pub Value);
 impl Command for ChardevAdd {
     const NAME: &'static str = "chardev-add";
     type Reply = Value;
+}
+
+/// A place for a virtual processor.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HotpluggableCpu {
+    /// The driver to add there.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Where it is: socket, core, thread.
+    pub props: Value,
+    /// The processor there; none if the place is free.
+    pub qom_path: Option<String>,
+}
+
+impl HotpluggableCpu {
+    /// A number that rises with the place.
+    pub fn number(&self) -> u64 {
+        let part = |name: &str| self.props[name].as_u64().unwrap_or(0);
+        (part("socket-id") << 32) | (part("core-id") << 8) | part("thread-id")
+    }
 }
 
 /// The answer to `query-status`.

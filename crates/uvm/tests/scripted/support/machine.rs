@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use coracle_bridge::channel::{GuestChannel, SocketPort};
 use coracle_vmm::{
-    Device, DeviceId, ExitReason, Vm, VmConfig, VmEvent, VmIdentity, VmStats, VmStatus, Vmm,
+    Device, DeviceId, ExitReason, MiB, Vm, VmConfig, VmEvent, VmIdentity, VmStats, VmStatus, Vmm,
     VmmError,
 };
 use tokio::sync::{broadcast, watch};
@@ -214,6 +214,14 @@ impl Vm for Machine {
 
     async fn unplug(&self, _id: &DeviceId, _timeout: Duration) -> Result<(), VmmError> {
         self.effect("unplug")
+    }
+
+    async fn add_vcpus(&self, _wanted: u32) -> Result<(), VmmError> {
+        self.effect("add_vcpus")
+    }
+
+    async fn set_extra_memory(&self, _wanted: MiB, _limit: Duration) -> Result<(), VmmError> {
+        self.effect("set_extra_memory")
     }
 
     async fn pmem_address(&self, _id: &DeviceId) -> Result<u64, VmmError> {
