@@ -63,7 +63,7 @@ pub struct VmConfig {
     pub console: Option<PathBuf>,
     /// Where the owner serves VNC with the guest's screen and keyboard.
     pub graphics: Option<PathBuf>,
-    /// Bridges with 32 places each for network and other PCI devices plugged in later.
+    /// Bridges with 31 free places each for network and other PCI devices plugged in later.
     pub hotplug_bridges: u32,
     /// Room in the guest's address space for persistent memory plugged in later, in all.
     pub hotplug_memory: MiB,

@@ -43,7 +43,7 @@ on_every_monitor! {
     of_two_who_plug_the_same_id_at_once_one_succeeds
     a_caller_that_goes_away_leaves_a_plug_whole_or_undone
     an_unknown_device_cannot_be_unplugged
-    a_bridge_holds_32_devices
+    a_bridge_holds_31_devices
     an_unplug_without_a_guest_times_out_and_can_be_repeated
     killing_twice_succeeds
     everyone_who_waits_hears_the_end
@@ -226,9 +226,10 @@ async fn an_unknown_device_cannot_be_unplugged(bench: Bench) {
     vm.kill().await.unwrap();
 }
 
-async fn a_bridge_holds_32_devices(bench: Bench) {
+async fn a_bridge_holds_31_devices(bench: Bench) {
     let vm = bench.launch().await;
-    for number in 0..32 {
+    // Of 32 places one is the entropy's.
+    for number in 0..31 {
         let port = bench.port(&format!("p{number}"));
         vm.plug(Device::SerialPort(port)).await.unwrap();
     }
