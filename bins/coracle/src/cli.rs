@@ -65,7 +65,7 @@ pub enum Command {
     /// Make sockets of the host appear in a sandbox that runs.
     #[command(subcommand)]
     Pipe(crate::plug::PlainVerb),
-    /// Hand PCI devices of the host to a sandbox that runs.
+    /// Hand PCI devices of the host to a sandbox that runs (not yet).
     #[command(subcommand)]
     Device(crate::plug::DeviceVerb),
     /// Make or show the guest's kernel, initrd and root file systems.

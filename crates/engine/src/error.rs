@@ -286,9 +286,9 @@ impl Error {
             }
             Error::RootFs { source, .. } => Some(source.help().to_owned()),
             Error::Scratch { source, .. } => Some(source.help().to_owned()),
-            Error::BadPlug { .. } => {
-                Some("write SOURCE and DESTINATION as absolute paths".to_owned())
-            }
+            Error::BadPlug { .. } => Some(
+                "SOURCE and DESTINATION are absolute paths: /on/the/host /in/containers".to_owned(),
+            ),
             Error::DestinationTaken { .. } => {
                 Some("choose another destination, or remove what is there".to_owned())
             }

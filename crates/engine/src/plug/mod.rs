@@ -190,10 +190,10 @@ fn check(spec: &PlugSpec) -> Result<(), Error> {
             return bad("its destination has `..` in it");
         }
         (None, Kind::Share | Kind::Pipe | Kind::Pmem) => return bad("it needs a destination"),
-        (Some(_), Kind::Device) => return bad("a device has no destination"),
+        (_, Kind::Device) => return bad("PCI devices cannot be handed over yet"),
         (Some(_) | None, _) => {}
     }
-    if spec.kind != Kind::Device && !spec.source.starts_with('/') {
+    if !spec.source.starts_with('/') {
         return bad("its source is not an absolute path");
     }
     Ok(())

@@ -8,6 +8,7 @@ mod boot;
 mod containers;
 mod death;
 mod hard_cases;
+mod layers;
 mod machine;
 mod plugs;
 mod resources;

@@ -9,7 +9,7 @@ use coracle_uvm::{UtilityVm, UvmError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 
-use crate::support::{Place, Started, chain, root_disk, servers, sh, within};
+use crate::support::{Place, Started, chain, image, root_disk, servers, sh, within};
 
 async fn started(place: &Place) -> Started {
     place
@@ -233,21 +233,7 @@ async fn pmem_is_mapped_counted_and_parked() {
     let place = Place::new();
     let started = started(&place).await;
     let vm = &started.vm;
-    let image = |name: &str| {
-        let (path, tree) = (place.path().join(name), place.path().join(format!("{name}.tree")));
-        fs::create_dir(&tree).unwrap();
-        fs::write(tree.join("name"), name).unwrap();
-        fs::File::create(&path).unwrap().set_len(4 << 20).unwrap();
-        let made = Command::new("mke2fs")
-            .args(["-q", "-t", "ext4", "-b", "4096", "-d"])
-            .args([&tree, &path])
-            .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        path.to_str().unwrap().to_owned()
-    };
-    let (a, b, c) = (image("a"), image("b"), image("c"));
+    let (a, b, c) = (image(place.path(), "a"), image(place.path(), "b"), image(place.path(), "c"));
     let large = place.path().join("large");
     fs::File::create(&large).unwrap().set_len((64 << 20) + 1).unwrap();
     let large = large.to_str().unwrap();

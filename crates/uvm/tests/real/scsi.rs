@@ -7,23 +7,7 @@ use std::process::Command;
 use coracle_uvm::scsi::{DiskKind, DiskRequest, VmAccessType};
 use coracle_uvm::{UtilityVm, UvmError};
 
-use crate::support::{Place, chain, root_disk, sh, within};
-
-/// A small ext4 image with one file that says its name.
-fn image(folder: &Path, name: &str) -> String {
-    let (path, tree) = (folder.join(name), folder.join(format!("{name}.tree")));
-    std::fs::create_dir(&tree).unwrap();
-    std::fs::write(tree.join("name"), name).unwrap();
-    File::create(&path).unwrap().set_len(4 << 20).unwrap();
-    let made = Command::new("mke2fs")
-        .args(["-q", "-t", "ext4", "-d"])
-        .args([&tree, &path])
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    path.to_str().unwrap().to_owned()
-}
+use crate::support::{Place, chain, image, root_disk, sh, within};
 
 fn blank(folder: &Path, name: &str) -> String {
     let path: PathBuf = folder.join(name);

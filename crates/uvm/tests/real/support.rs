@@ -123,6 +123,24 @@ pub fn servers(program: &str, folder: &Path) -> Vec<i32> {
     found
 }
 
+/// A small ext4 image with one file, `name`, that says the image's name.
+pub fn image(folder: &Path, name: &str) -> String {
+    let (path, tree) = (folder.join(name), folder.join(format!("{name}.tree")));
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("name"), name).unwrap();
+    std::fs::write(tree.join(format!("only-{name}")), name).unwrap();
+    std::fs::File::create(&path).unwrap().set_len(4 << 20).unwrap();
+    // Blocks as large as pages: what is mapped into memory needs them so.
+    let made = std::process::Command::new("mke2fs")
+        .args(["-q", "-t", "ext4", "-b", "4096", "-d"])
+        .args([&tree, &path])
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    path.to_str().unwrap().to_owned()
+}
+
 /// Waits for something that must happen, far longer than it can take.
 pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     match tokio::time::timeout(Duration::from_secs(120), work).await {
