@@ -6,3 +6,4 @@
 
 pub mod bridge;
 pub mod persist;
+pub mod plan9;

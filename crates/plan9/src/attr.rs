@@ -23,6 +23,15 @@ mod set {
     pub(super) const MTIME_SET: u32 = 1 << 8;
 }
 
+/// The number that is nobody's: to the kernel it means that nothing changes.
+const NO_ID: u32 = u32::MAX;
+
+/// A user and a group as the client names them.
+pub(crate) fn owner(user: u32, group: u32) -> (Option<Uid>, Option<Gid>) {
+    let known = |id: &u32| *id != NO_ID;
+    (Some(user).filter(known).map(Uid::from_raw), Some(group).filter(known).map(Gid::from_raw))
+}
+
 /// The body of an answer to Tgetattr.
 pub(crate) fn get(node: &Node, out: &mut Writer) -> Result<()> {
     let stat = node.stat()?;
@@ -45,9 +54,8 @@ pub(crate) fn set(node: &Node, body: &mut Reader<'_>) -> Result<()> {
     let (atime, mtime) = (time()?, time()?);
     let is_link = node.kind()? == FileType::Symlink;
     if valid & (set::UID | set::GID) != 0 {
-        let id = |flag, value| (valid & flag != 0).then_some(value);
-        let (uid, gid) =
-            (id(set::UID, uid).map(Uid::from_raw), id(set::GID, gid).map(Gid::from_raw));
+        let asked = |flag, value| if valid & flag != 0 { value } else { NO_ID };
+        let (uid, gid) = owner(asked(set::UID, uid), asked(set::GID, gid));
         chownat(node, "", uid, gid, AtFlags::EMPTY_PATH)?;
     }
     if valid & set::MODE != 0 {

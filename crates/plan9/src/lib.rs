@@ -25,3 +25,4 @@ mod wire;
 
 pub use export::{Export, ExportError};
 pub use serve::{ServeError, serve, serve_connection};
+pub use session::Session;

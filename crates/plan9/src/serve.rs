@@ -8,7 +8,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::export::Export;
 use crate::session::Session;
-use crate::wire::{HEADER, frame, kind};
+use crate::wire::HEADER;
 
 /// The longest message, in bytes.
 const MESSAGE: u32 = 512 * 1024;
@@ -80,14 +80,7 @@ pub fn serve_connection(mut connection: UnixStream, export: Arc<Export>) -> Resu
         let rest = rest.ok_or(ServeError::Length { length })?;
         body.resize(rest, 0);
         connection.read_exact(&mut body).map_err(ServeError::Talk)?;
-        let tag = u16::from_le_bytes([t0, t1]);
-        let answer = match session.answer(request, &body) {
-            Ok(answer) => frame(request.wrapping_add(1), tag, &answer),
-            Err(error) => {
-                let number = error.raw_os_error().cast_unsigned();
-                frame(kind::ERROR, tag, &number.to_le_bytes())
-            }
-        };
+        let answer = session.respond(request, u16::from_le_bytes([t0, t1]), &body);
         connection.write_all(&answer).map_err(ServeError::Talk)?;
     }
 }

@@ -7,14 +7,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RawDir, SeekFrom, Uid, chownat, linkat, mkdirat, mknodat,
-    openat, readlinkat, renameat, seek, symlinkat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, chownat, linkat, mkdirat, mknodat, openat,
+    readlinkat, renameat, seek, symlinkat, unlinkat,
 };
 use rustix::io::{Errno, Result};
 
 use crate::export::Export;
 use crate::node::Node;
-use crate::wire::{QID, Reader, Writer, kind};
+use crate::wire::{QID, Reader, Writer, frame, kind};
 use crate::{attr, lock};
 
 /// The only dialect.
@@ -26,9 +26,9 @@ const MAX_FIDS: usize = 1 << 16;
 /// No uid is told.
 const NOBODY: u32 = u32::MAX;
 
-/// One client's session.
+/// One client's session, for a server with a transport of its own.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub struct Session {
     export: Arc<Export>,
     fids: HashMap<u32, Fid>,
     /// The longest message, in bytes.
@@ -45,12 +45,25 @@ struct Fid {
 }
 
 impl Session {
-    pub(crate) fn new(export: Arc<Export>, message: u32) -> Self {
+    /// A session with a client nothing is agreed with yet; `message` is the longest message, in
+    /// bytes, that it will agree to.
+    pub fn new(export: Arc<Export>, message: u32) -> Self {
         Self { export, fids: HashMap::new(), message }
     }
 
+    /// The whole answer to a request.
+    pub fn respond(&mut self, request: u8, tag: u16, body: &[u8]) -> Vec<u8> {
+        match self.answer(request, body) {
+            Ok(answer) => frame(request.wrapping_add(1), tag, &answer),
+            Err(error) => {
+                let number = error.raw_os_error().cast_unsigned();
+                frame(kind::ERROR, tag, &number.to_le_bytes())
+            }
+        }
+    }
+
     /// Answers a request: the body of its answer, or an error number.
-    pub(crate) fn answer(&mut self, request: u8, body: &[u8]) -> Result<Vec<u8>> {
+    fn answer(&mut self, request: u8, body: &[u8]) -> Result<Vec<u8>> {
         let (mut body, mut out) = (Reader::new(body), Writer::default());
         let (body, out) = (&mut body, &mut out);
         match request {
@@ -351,11 +364,11 @@ impl Session {
 
 /// Gives a new file to the client's user; without the right to, it stays ours.
 fn own(node: &Node, user: u32, group: u32) -> Result<()> {
-    if user == NOBODY {
+    let (user, group) = attr::owner(user, group);
+    if user.is_none() {
         return Ok(());
     }
-    let owner = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
-    match chownat(node, "", owner.0, owner.1, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW) {
+    match chownat(node, "", user, group, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW) {
         Ok(()) | Err(Errno::PERM) => Ok(()),
         Err(error) => Err(error),
     }

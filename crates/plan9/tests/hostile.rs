@@ -9,6 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+#[path = "../../../fuzz/src/plan9.rs"]
+mod fuzz;
+
 use coracle_plan9::{Export, serve_connection};
 use proptest::prelude::*;
 
@@ -232,6 +235,19 @@ fn devices_and_fifos_are_neither_opened_nor_made() {
     assert_eq!(client.open(1, 0), Err(EACCES));
 }
 
+/// The number that means nobody, where a user or a group belongs: found by fuzzing.
+#[test]
+fn nobody_owns_what_is_made_and_nothing_breaks() {
+    let place = place();
+    let mut client = Client::attached(export(place.path()));
+    let made = [&le(0)[..], &text("new"), &le(0o755), &le(u32::MAX)].concat();
+    client.ask(72, &made).unwrap();
+    client.walk(1, &["new"]).unwrap();
+    let attributes = [&le(1)[..], &le(6), &le(0), &le(u32::MAX), &le(u32::MAX), &[0; 40]].concat();
+    client.ask(26, &attributes).unwrap();
+    assert!(place.path().join("shared/new").is_dir());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
@@ -251,5 +267,22 @@ proptest! {
         prop_assert!(client.0.peer_addr().is_ok());
         let attach = [&le(5)[..], &le(u32::MAX), &text("root"), &text(""), &le(0)].concat();
         prop_assert!(client.ask(104, &attach).is_ok());
+    }
+}
+
+#[test]
+fn the_session_holds_for_the_corpus_and_for_damaged_copies_of_it() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/plan9_session");
+    let inputs: Vec<Vec<u8>> =
+        fs::read_dir(folder).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
+    assert!(inputs.len() > 5, "only {} inputs", inputs.len());
+    for input in inputs {
+        fuzz::plan9_session(&input);
+        for at in 0..input.len() {
+            let mut damaged = input.clone();
+            damaged[at] ^= 0x41;
+            fuzz::plan9_session(&damaged);
+            fuzz::plan9_session(&input[..at]);
+        }
     }
 }
