@@ -14,6 +14,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,8 +23,12 @@ use tokio::task::JoinHandle;
 
 use crate::sys;
 
-/// Bytes moved at once: what a pipe holds.
-const CHUNK: usize = 64 * 1024;
+/// Bytes read at first; a pipe that has more is read in chunks from then on.
+const FIRST: usize = 16 * 1024;
+
+/// Bytes moved at once, and what a pipe of ours holds: going to another thread and back costs as much
+/// as copying these, so they are many.
+const CHUNK: usize = 256 * 1024;
 
 type Watched = Arc<AsyncFd<OwnedFd>>;
 
@@ -49,55 +55,52 @@ enum Reading {
 /// What a workload reads. What was taken is written before it is shut.
 #[derive(Debug)]
 pub struct Inlet {
-    pipe: Option<Watched>,
-    state: Writing,
-}
-
-#[derive(Debug)]
-enum Writing {
-    Idle(Vec<u8>),
-    /// The bytes from `at` on are still to be written.
-    Have {
-        buffer: Vec<u8>,
-        at: usize,
-    },
-    Busy {
-        job: JoinHandle<Done>,
-        at: usize,
-    },
+    pipe: Option<Arc<OwnedFd>>,
+    /// Taken, and for the next job to write.
+    waiting: Vec<u8>,
+    job: Option<JoinHandle<Done>>,
+    /// What a job met, for the next caller.
+    failed: Option<io::Error>,
 }
 
 impl Outlet {
     /// Takes over the reading end of a pipe, which must not block. Needs a tokio runtime.
     pub fn new(pipe: OwnedFd) -> io::Result<Self> {
+        widen(&pipe);
         Ok(Self { pipe: Arc::new(sys::watch(pipe)?), state: Reading::Idle(Vec::new()) })
     }
 }
 
 impl Inlet {
-    /// Takes over the writing end of a pipe, which must not block. Needs a tokio runtime.
-    pub fn new(pipe: OwnedFd) -> io::Result<Self> {
-        Ok(Self { pipe: Some(Arc::new(sys::watch(pipe)?)), state: Writing::Idle(Vec::new()) })
+    /// Takes over the writing end of a pipe, which must not block.
+    pub fn new(pipe: OwnedFd) -> Self {
+        widen(&pipe);
+        let pipe = Some(Arc::new(pipe));
+        Self { pipe, waiting: Vec::new(), job: None, failed: None }
     }
 }
 
-/// Whether the pipe is ready, by a question that takes no lock of it.
-fn is_ready(pipe: &AsyncFd<OwnedFd>, wanted: PollFlags) -> bool {
-    let mut asked = [PollFd::new(pipe.get_ref().as_fd(), wanted)];
+/// Gives a pipe room for a chunk. It is as good without, only slower.
+fn widen(pipe: &OwnedFd) {
+    let size = i32::try_from(CHUNK).unwrap_or(i32::MAX);
+    if let Err(error) = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(size)) {
+        tracing::debug!(%error, "a pipe stays as it is");
+    }
+}
+
+/// Whether there is something to read, by a question that takes no lock of it.
+fn is_ready(pipe: &AsyncFd<OwnedFd>) -> bool {
+    let mut asked = [PollFd::new(pipe.get_ref().as_fd(), PollFlags::POLLIN)];
     // A question that fails is answered by the read or write itself.
     poll(&mut asked, PollTimeout::ZERO).map_or(true, |count| count > 0)
 }
 
-/// Until it may be read or written. What the runtime believes is put right by asking: an event that
+/// Until it may be read. What the runtime believes is put right by asking: an event that
 /// comes between the belief and the question is not lost, as the runtime then believes anew.
-fn poll_ready(pipe: &Watched, cx: &mut Context<'_>, wanted: PollFlags) -> Poll<io::Result<()>> {
+fn poll_ready(pipe: &Watched, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     loop {
-        let mut guard = if wanted == PollFlags::POLLIN {
-            ready!(pipe.poll_read_ready(cx))?
-        } else {
-            ready!(pipe.poll_write_ready(cx))?
-        };
-        if is_ready(pipe, wanted) {
+        let mut guard = ready!(pipe.poll_read_ready(cx))?;
+        if is_ready(pipe) {
             return Poll::Ready(Ok(()));
         }
         guard.clear_ready();
@@ -127,10 +130,16 @@ impl AsyncRead for Outlet {
                     return Poll::Ready(Ok(()));
                 }
                 Reading::Idle(memory) => {
-                    ready!(poll_ready(&this.pipe, cx, PollFlags::POLLIN))?;
+                    let Poll::Ready(ready) = poll_ready(&this.pipe, cx) else {
+                        // Quiet for now: its memory is for others.
+                        *memory = Vec::new();
+                        return Poll::Pending;
+                    };
+                    ready?;
                     let (pipe, mut buffer) = (Arc::clone(&this.pipe), std::mem::take(memory));
                     this.state = Reading::Busy(tokio::task::spawn_blocking(move || {
-                        buffer.resize(CHUNK, 0);
+                        let length = if buffer.is_empty() { FIRST } else { CHUNK };
+                        buffer.resize(length, 0);
                         let count = nix::unistd::read(pipe.get_ref(), &mut buffer);
                         (buffer, count.map_err(io::Error::from))
                     }));
@@ -157,87 +166,123 @@ impl AsyncRead for Outlet {
 }
 
 impl Inlet {
-    /// Until all that was taken is written.
+    /// Writes what is waiting, as far as it goes now: ready when nothing is left.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            match &mut self.state {
-                Writing::Idle(_) => return Poll::Ready(Ok(())),
-                Writing::Have { buffer, at } if *at == buffer.len() => {
-                    let mut memory = std::mem::take(buffer);
-                    memory.clear();
-                    self.state = Writing::Idle(memory);
+            if let Some(job) = &mut self.job {
+                let (mut memory, written) = ready!(Pin::new(job).poll(cx)).map_err(job_died)?;
+                self.job = None;
+                if let Err(error) = written {
+                    self.waiting = Vec::new();
+                    return Poll::Ready(Err(error));
                 }
-                Writing::Have { buffer, at } => {
-                    let Some(pipe) = &self.pipe else {
-                        return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-                    };
-                    ready!(poll_ready(pipe, cx, PollFlags::POLLOUT))?;
-                    let (pipe, buffer, at) = (Arc::clone(pipe), std::mem::take(buffer), *at);
-                    let job = tokio::task::spawn_blocking(move || {
-                        let count = nix::unistd::write(pipe.get_ref(), &buffer[at..]);
-                        (buffer, count.map_err(io::Error::from))
-                    });
-                    self.state = Writing::Busy { job, at };
+                if self.waiting.is_empty() {
+                    return Poll::Ready(Ok(()));
                 }
-                Writing::Busy { job, at } => {
-                    let (buffer, count) = ready!(Pin::new(job).poll(cx)).map_err(job_died)?;
-                    let at = *at;
-                    match count {
-                        Ok(count) => self.state = Writing::Have { buffer, at: at + count },
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            self.state = Writing::Have { buffer, at };
-                        }
-                        Err(error) => {
-                            self.state = Writing::Idle(Vec::new());
-                            return Poll::Ready(Err(error));
-                        }
-                    }
-                }
+                // What was written last is memory for what comes next.
+                memory.clear();
+                std::mem::swap(&mut memory, &mut self.waiting);
+                self.start(memory)?;
+                continue;
             }
+            if self.waiting.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let bytes = std::mem::take(&mut self.waiting);
+            self.start(bytes)?;
         }
+    }
+
+    /// Has the pool write these bytes, all of them: it waits there for a reader that is slow.
+    fn start(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+        let pipe = self.pipe.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
+        let pipe = Arc::clone(pipe);
+        self.job = Some(tokio::task::spawn_blocking(move || {
+            let written = write_all(&pipe, &bytes);
+            (bytes, written)
+        }));
+        Ok(())
     }
 }
 
+/// Writes everything, waiting for room. Ends with the last reader at the latest.
+fn write_all(pipe: &OwnedFd, mut bytes: &[u8]) -> io::Result<usize> {
+    let count = bytes.len();
+    while !bytes.is_empty() {
+        match nix::unistd::write(pipe, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::EAGAIN) => {
+                let mut asked = [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)];
+                // A question that fails is asked again by the next write.
+                let _ = poll(&mut asked, PollTimeout::NONE);
+            }
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(count)
+}
+
 impl AsyncWrite for Inlet {
-    /// Takes bytes once those before are written, so that a failure is told to the next call.
+    /// Takes bytes while there is room, also while others are being written: a failure is told to the
+    /// next call.
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_drain(cx))?;
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         if this.pipe.is_none() {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let Writing::Idle(memory) = &mut this.state else { return Poll::Ready(Ok(0)) };
-        let mut buffer = std::mem::take(memory);
-        let count = bytes.len().min(CHUNK);
-        buffer.extend_from_slice(&bytes[..count]);
-        this.state = Writing::Have { buffer, at: 0 };
-        // Begins at once; whether it went well is for the next call to say.
-        match this.poll_drain(cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(count)),
+        if this.waiting.len() >= CHUNK {
+            // Goes on when the job is done, or the pipe has room for the next.
+            ready!(this.poll_drain_below(cx))?;
         }
+        let count = bytes.len().min(CHUNK);
+        this.waiting.extend_from_slice(&bytes[..count]);
+        if let Poll::Ready(Err(error)) = this.poll_drain(cx) {
+            this.failed = Some(error);
+        }
+        Poll::Ready(Ok(count))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_drain(cx)
+        let this = self.get_mut();
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Err(error));
+        }
+        this.poll_drain(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let drained = ready!(this.poll_drain(cx));
+        let drained = match this.failed.take() {
+            Some(error) => Err(error),
+            None => ready!(this.poll_drain(cx)),
+        };
         this.pipe = None;
         Poll::Ready(drained)
+    }
+}
+
+impl Inlet {
+    /// Until there is room to take more.
+    fn poll_drain_below(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.poll_drain(cx) {
+            Poll::Pending if self.waiting.len() < CHUNK => Poll::Ready(Ok(())),
+            other => other,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    use nix::fcntl::OFlag;
     use nix::unistd::pipe2;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -250,7 +295,7 @@ mod tests {
     async fn megabytes_go_through_both_ends_whole() {
         let (from, to) = pipe2(OFlag::O_CLOEXEC).unwrap();
         let mut outlet = Outlet::new(not_blocking(from)).unwrap();
-        let mut inlet = Inlet::new(not_blocking(to)).unwrap();
+        let mut inlet = Inlet::new(not_blocking(to));
         let sent: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
         let expected = sent.clone();
         let writing = tokio::spawn(async move {
@@ -266,7 +311,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_is_gone_is_told() {
         let (from, to) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        let mut inlet = Inlet::new(not_blocking(to)).unwrap();
+        let mut inlet = Inlet::new(not_blocking(to));
         drop(from);
         let failed = async {
             inlet.write_all(b"x").await?;

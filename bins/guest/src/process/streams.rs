@@ -53,7 +53,7 @@ fn input(wanted: bool) -> io::Result<(OwnedFd, Option<Inlet>)> {
         return Ok((null()?, None));
     }
     let (its, ours) = pipe2(OFlag::O_CLOEXEC)?;
-    Ok((its, Some(Inlet::new(not_blocking(ours)?)?)))
+    Ok((its, Some(Inlet::new(not_blocking(ours)?))))
 }
 
 fn output(wanted: bool) -> io::Result<(OwnedFd, Option<Outlet>)> {
