@@ -206,8 +206,9 @@ impl Machine {
         let stream = UnixStream::connect(&path).map_err(failed("connect to"));
         // Nobody else shall connect.
         let _ = std::fs::remove_file(&path);
+        let stream = stream?;
         let spawned = private_view::spawn(&program, folder, tag, listener, view).await?;
-        Ok((Sidecar::watch(spawned), stream?.into()))
+        Ok((Sidecar::watch(spawned), stream.into()))
     }
 }
 
