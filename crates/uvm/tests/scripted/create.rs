@@ -39,7 +39,7 @@ async fn a_windows_vm_needs_a_windows_host() {
 #[tokio::test]
 async fn options_no_vm_can_have_never_reach_the_monitor() {
     let cases: [fn(&mut OptionsLcow); 5] = [
-        |o| o.scsi_controller_count = 2,
+        |o| o.scsi_controller_count = 5,
         |o| o.vpmem_device_count = 129,
         |o| {
             (o.vpmem_device_count, o.preferred_root_fs_type) = (0, PreferredRootFsType::Vhd);
