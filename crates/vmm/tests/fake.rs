@@ -81,16 +81,28 @@ async fn a_broken_control_connection_is_made_again() {
         let vmm = fake().hang_up_after(commands);
         let Ok(vm) = vmm.launch(bench.config()).await else { continue };
         // At most one command meets the broken connection.
+        let mut met = 0;
         if vm.resume().await.is_err() {
+            met += 1;
             vm.resume().await.unwrap();
         }
         let plugged = vm.plug(disk(bench.disk("data", 0))).await;
         if plugged.is_err() {
+            met += 1;
             // What it got done is undone or found again by its name.
             let _ = vm.unplug(&id("data"), SOON).await;
             vm.plug(disk(bench.disk("data", 0))).await.unwrap();
         }
-        assert_eq!(vm.status().await.unwrap(), VmStatus::Running);
+        // It may be the question at the end, when the break came right after the last answer.
+        let status = match vm.status().await {
+            Ok(status) => status,
+            Err(_) => {
+                met += 1;
+                vm.status().await.unwrap()
+            }
+        };
+        assert_eq!(status, VmStatus::Running);
+        assert!(met <= 1, "{met} commands met one broken connection, after {commands} commands");
         vm.kill().await.unwrap();
         assert_eq!(vm.wait().await, ExitReason::Killed);
         bench.assert_clean();
