@@ -28,6 +28,7 @@ use crate::errors::{Result, UvmError};
 use crate::options::{OptionsLcow, OptionsWcow, default_run_dir};
 use crate::timeline::{Clock, Stage};
 use crate::validate::{HostFacts, check_lcow, check_wcow, exists_on_host};
+use crate::vpmem::Slots;
 
 impl UtilityVm {
     /// Creates a Linux VM on QEMU. It exists and does not run yet.
@@ -109,7 +110,7 @@ impl UtilityVm {
             scsi: Mutex::default(),
             shares: Mutex::default(),
             pipes: Mutex::default(),
-            vpmem: Mutex::default(),
+            vpmem: Mutex::new(pmem_slots(&description)),
             vpmem_count: opts.vpmem_device_count,
             vpmem_size: opts.vpmem_size_bytes,
             host: opts.host,
@@ -215,6 +216,16 @@ async fn end_quietly(vm: &dyn Vm, opts: &OptionsLcow) {
         Ok(Err(error)) => tracing::error!(%error, "cannot end a VM whose create failed"),
         Err(_) => tracing::error!("ending a VM whose create failed took too long"),
     }
+}
+
+/// The slots with those taken that are there from power-on.
+fn pmem_slots(description: &VmDescription) -> Slots {
+    let mut slots = Slots::default();
+    let cold = description.virtual_machine.devices.virtual_pmem.iter();
+    for (number, device) in cold.flat_map(|section| &section.devices) {
+        slots.occupy(*number, &device.host_path.to_string_lossy());
+    }
+    slots
 }
 
 fn is_physical(description: &VmDescription) -> bool {

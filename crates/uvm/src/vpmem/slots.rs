@@ -31,11 +31,13 @@ pub(crate) struct Slot {
     pub(crate) number: u32,
     /// Plugged in already: it was parked.
     pub(crate) is_plugged: bool,
+    /// Mounted by the guest's own boot, at its root.
+    pub(crate) is_root: bool,
 }
 
 impl Slot {
     pub(crate) fn uvm_path(&self) -> String {
-        format!("/run/layers/p{}", self.number)
+        if self.is_root { "/".to_owned() } else { format!("/run/layers/p{}", self.number) }
     }
 }
 
@@ -62,7 +64,7 @@ impl Slots {
         let parked_ones = &self.parked;
         let reserved = self.shelf.reserve(&host_path.to_owned(), |shelf| {
             if let Some(number) = parked {
-                return Ok::<_, UvmError>(Slot { number, is_plugged: true });
+                return Ok::<_, UvmError>(Slot { number, is_plugged: true, is_root: false });
             }
             let taken = |number: &u32| {
                 parked_ones.contains_key(number)
@@ -70,12 +72,20 @@ impl Slots {
             };
             let free = (0..count).find(|number| !taken(number));
             let number = free.ok_or(UvmError::NoAvailableLocation)?;
-            Ok(Slot { number, is_plugged: false })
+            Ok(Slot { number, is_plugged: false, is_root: false })
         })?;
         if let Reserved::First(slot) = &reserved {
             self.parked.remove(&slot.number);
         }
         Ok(reserved)
+    }
+
+    /// The slot of a file that was there at boot, with the one use that the guest makes of it.
+    pub(crate) fn occupy(&mut self, number: u32, host_path: &str) {
+        let (path, slot) = (host_path.to_owned(), Slot { number, is_plugged: true, is_root: true });
+        // Nothing is on the shelf yet, and choosing does not fail.
+        let _ = self.shelf.reserve(&path, |_| Ok::<_, UvmError>(slot));
+        self.shelf.settle(&path, &Ok(()));
     }
 
     /// The slot's device stays, nobody uses it.
@@ -130,6 +140,20 @@ mod tests {
         assert!(matches!(add(&mut slots, "/a", file(9)), Err(UvmError::NoAvailableLocation)));
         let again = add(&mut slots, "/a", file(1)).unwrap();
         assert_eq!((again.number, again.is_plugged, slots.parked()), (0, true, 0));
+    }
+
+    #[test]
+    fn a_root_image_takes_a_slot_and_is_known_by_its_path() {
+        let mut slots = Slots::default();
+        slots.occupy(0, "/root.img");
+        assert_eq!(add(&mut slots, "/a", file(1)).unwrap().number, 1);
+        assert!(matches!(add(&mut slots, "/b", file(2)), Err(UvmError::NoAvailableLocation)));
+        assert_eq!(add(&mut slots, "/root.img", file(3)).unwrap().uvm_path(), "/");
+        // The guest's own use of it stays.
+        assert!(matches!(
+            slots.shelf.release(&"/root.img".to_owned()),
+            crate::plug::Released::Used
+        ));
     }
 
     #[test]
