@@ -3,7 +3,7 @@
 use coracle_uvm::State;
 use coracle_uvm::options::{OptionsLcow, PreferredRootFsType};
 
-use crate::support::Place;
+use crate::support::{Place, image, sh_with};
 
 /// Boots, asks for the capabilities, closes.
 async fn boots(change: impl FnOnce(&mut OptionsLcow)) {
@@ -43,6 +43,27 @@ async fn a_root_image_boots_directly_on_the_only_pmem_device() {
         o.options.enable_deferred_commit = true;
     })
     .await;
+}
+
+/// The root's file is known by its whole path, and a layer gets the slot after it.
+#[tokio::test]
+async fn a_layer_beside_a_root_image_gets_the_slot_after_it() {
+    let place = Place::new();
+    let started = place
+        .started(|o| {
+            root_image(o);
+            o.vpmem_device_count = 2;
+        })
+        .await;
+    let vm = &started.vm;
+    let root = place.options().boot_files_path.join("root.img");
+    assert_eq!(vm.add_vpmem(root.to_str().unwrap()).await.unwrap(), "/");
+    vm.remove_vpmem(root.to_str().unwrap()).await.unwrap();
+    let layer = image(place.path(), "layer");
+    assert_eq!(vm.add_vpmem(&layer).await.unwrap(), "/run/layers/p1");
+    assert_eq!(sh_with("/bin/busybox", vm, "cat /run/layers/p1/name").await, "layer");
+    vm.remove_vpmem(&layer).await.unwrap();
+    started.close().await;
 }
 
 /// The seed's TestLCOWTimeUVMStartInitRD, with physically backed memory.

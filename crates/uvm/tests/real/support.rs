@@ -161,11 +161,16 @@ pub fn chain(error: &UvmError) -> String {
 
 /// Runs a shell command in the VM itself, with the programs of [`root_disk`], and returns what it prints; it must succeed.
 pub async fn sh(vm: &UtilityVm, command: &str) -> String {
+    sh_with("/run/layer/bin/busybox", vm, command).await
+}
+
+/// The same, with a busybox that is elsewhere.
+pub async fn sh_with(busybox: &str, vm: &UtilityVm, command: &str) -> String {
     let parameters = ProcessParameters {
-        command_args: ["/run/layer/bin/busybox", "sh", "-c", command].map(str::to_owned).to_vec(),
+        command_args: [busybox, "sh", "-c", command].map(str::to_owned).to_vec(),
         environment: [(
             "PATH".to_owned(),
-            "/run/layer/bin:/run/layer/sbin:/run/layer/usr/bin".to_owned(),
+            "/run/layer/bin:/run/layer/sbin:/run/layer/usr/bin:/bin:/usr/bin".to_owned(),
         )]
         .into(),
         create_std_out_pipe: true,
