@@ -65,7 +65,7 @@ pub enum Command {
     /// Make sockets of the host appear in a sandbox that runs.
     #[command(subcommand)]
     Pipe(crate::plug::PlainVerb),
-    /// Hand PCI devices of the host to a sandbox that runs (not yet).
+    /// Hand PCI devices to a sandbox that runs, and take them back.
     #[command(subcommand)]
     Device(crate::plug::DeviceVerb),
     /// Make or show the guest's kernel, initrd and root file systems.
@@ -192,6 +192,12 @@ pub struct RunArgs {
     /// Make a unix socket of the host appear at DST.
     #[arg(long, value_name = "SRC:DST")]
     pub pipe: Vec<String>,
+    /// Hand a PCI device over: an address, or what `coracle device add --help` names.
+    #[arg(long, value_name = "SRC[:DST]")]
+    pub device: Vec<String>,
+    /// Take all of the VM's memory at once, so that devices of the host can be added later.
+    #[arg(long)]
+    pub physical_memory: bool,
     /// Mount the root file system read-only.
     #[arg(long)]
     pub read_only: bool,

@@ -107,12 +107,22 @@ pub enum PlainVerb {
 /// The verbs of `device`.
 #[derive(Debug, Subcommand)]
 pub enum DeviceVerb {
-    /// Hand a PCI device of the host over (VFIO).
+    /// Hand a PCI device over.
+    #[command(after_help = "SRC is one of:\n  \
+        0000:3b:00.0             a device of the host, by VFIO (run with --physical-memory)\n  \
+        /sys/bus/mdev/devices/U  a mediated device of the host, likewise\n  \
+        vhost-user-blk:SOCKET    a disk another process serves; with DST it is mounted there\n  \
+        vhost-user-scsi:SOCKET   a SCSI controller another process serves\n  \
+        emulated:edu             QEMU's device for teaching\n\n\
+        EXAMPLES:\n  coracle device add web 0000:3b:00.0\n  \
+        coracle device add web vhost-user-blk:/run/disk.sock /srv/data:ro")]
     Add {
         /// The sandbox.
         sandbox: String,
-        /// Its address, as in `0000:01:00.0`, or a mediated device's path below /sys.
+        /// Which device.
         src: String,
+        /// Where containers see a disk; `:ro` at its end refuses writes.
+        dst: Option<String>,
         /// How the answer is written.
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
@@ -211,8 +221,11 @@ impl From<ShareVerb> for Verb {
 impl From<DeviceVerb> for Verb {
     fn from(verb: DeviceVerb) -> Self {
         match verb {
-            DeviceVerb::Add { sandbox, src, format } => {
-                Self::Add(sandbox, PlugSpec::new(Kind::Device, src), format)
+            DeviceVerb::Add { sandbox, src, dst, format } => {
+                let (destination, is_ro) = dst.map(mode).unzip();
+                let read_only = is_ro.unwrap_or(false);
+                let plain = PlugSpec::new(Kind::Device, device_path(&src));
+                Self::Add(sandbox, PlugSpec { destination, read_only, ..plain }, format)
             }
             DeviceVerb::Rm(args) => Self::Rm(Kind::Device, args),
             DeviceVerb::Ls(args) => Self::Ls(Kind::Device, args),
@@ -247,6 +260,16 @@ fn mode(dst: String) -> (String, bool) {
 pub fn absolute(path: &str) -> String {
     let absolute = std::path::absolute(path).map(|path| path.to_string_lossy().into_owned());
     absolute.unwrap_or_else(|_| path.to_owned())
+}
+
+/// A device's socket is a path, its address is none.
+pub fn device_path(src: &str) -> String {
+    match src.split_once(':') {
+        Some((kind @ ("vhost-user-blk" | "vhost-user-scsi"), socket)) => {
+            format!("{kind}:{}", absolute(socket))
+        }
+        Some(_) | None => src.to_owned(),
+    }
 }
 
 /// Does it.

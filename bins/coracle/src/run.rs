@@ -24,7 +24,7 @@ use crate::cli::{self, Format, RunArgs};
 use crate::detach::DetachKeys;
 use crate::detached;
 use crate::foreground::{self, Foreground};
-use crate::plug::absolute;
+use crate::plug::{absolute, device_path};
 use crate::progress::Bar;
 use crate::signals::{Signal, Signals, Urgency};
 use crate::streams::{self, Ending};
@@ -106,6 +106,7 @@ fn sandbox_spec(args: &RunArgs, rootfs: Option<&str>) -> Result<SandboxSpec> {
         read_only: args.read_only,
         plugs: plugs(args)?,
         hotplug: false,
+        physical_memory: args.physical_memory,
         helper: std::env::current_exe().ok(),
     })
 }
@@ -127,6 +128,12 @@ fn plugs(args: &RunArgs) -> Result<Vec<PlugSpec>> {
                 .with_context(|| format!("cannot use {option}"))?;
             plugs.push(PlugSpec { source: absolute(&spec.source), share_type, ..spec });
         }
+    }
+    for text in &args.device {
+        let spec = PlugSpec::parse_device(text)
+            .map_err(anyhow::Error::msg)
+            .context("cannot use --device")?;
+        plugs.push(PlugSpec { source: device_path(&spec.source), ..spec });
     }
     Ok(plugs)
 }

@@ -14,6 +14,7 @@ mod boot;
 mod container;
 mod fake;
 mod log;
+mod pci;
 mod power;
 mod process;
 mod reaper;

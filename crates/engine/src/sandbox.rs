@@ -340,6 +340,8 @@ fn options(
     // guest need not ask about is time.
     options.scsi_controller_count = u32::from(spec.needs_scsi());
     options.host.share_memory = spec.needs_shared_memory();
+    options.vpci_enabled = spec.needs_vpci();
+    options.options.allow_overcommit = !spec.needs_physical_memory();
     if let Some(program) = &spec.helper {
         let program = program.to_string_lossy().into_owned();
         options.host.share_servers = ShareServers::Process(vec![program, "plan9".to_owned()]);

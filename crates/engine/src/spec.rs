@@ -42,6 +42,9 @@ pub struct SandboxSpec {
     pub plugs: Vec<PlugSpec>,
     /// Leave room for more to be plugged in later.
     pub hotplug: bool,
+    /// Take all of the VM's memory from the host at once: devices of the host need that.
+    #[serde(default)]
+    pub physical_memory: bool,
     /// A `coracle` program, run for what shall be a process of its own. None: threads of this one.
     pub helper: Option<PathBuf>,
 }
@@ -61,7 +64,17 @@ impl SandboxSpec {
     pub(crate) fn needs_shared_memory(&self) -> bool {
         let by_virtiofs =
             |plug: &PlugSpec| plug.kind == Kind::Share && plug.share_type == ShareType::VirtioFs;
-        self.hotplug || self.plugs.iter().any(by_virtiofs)
+        self.hotplug || self.plugs.iter().any(by_virtiofs) || self.needs_vpci()
+    }
+
+    /// Whether PCI devices can be assigned.
+    pub(crate) fn needs_vpci(&self) -> bool {
+        self.hotplug || self.plugs.iter().any(|plug| plug.kind == Kind::Device)
+    }
+
+    /// Whether all of the VM's memory must be there from the start.
+    pub(crate) fn needs_physical_memory(&self) -> bool {
+        self.physical_memory || self.plugs.iter().any(PlugSpec::pins_memory)
     }
 
     /// Refuses what cannot work, by name.

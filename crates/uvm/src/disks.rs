@@ -29,6 +29,7 @@ fn mapped(disk: &ColdDisk, mount: &ColdMount) -> Resource {
             serial: disk.serial.clone(),
             filesystem: mount.filesystem.clone(),
             keep: false,
+            ..CoracleDisk::default()
         }),
         ..MappedVirtualDisk::default()
     })

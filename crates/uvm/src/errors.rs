@@ -297,6 +297,27 @@ pub enum UvmError {
     /// virtio-fs needs memory that its server can see.
     #[error("the VM was made without shared memory, which virtio-fs needs")]
     MemoryNotShared,
+    /// The VM was made without PCI devices of the host (seed `VPCIEnabled`).
+    #[error("the VM was made without vPCI")]
+    VpciDisabled,
+    /// VFIO pins the guest's memory, so it must all be there.
+    #[error("a device of the host needs a physically backed VM")]
+    VpciMemory,
+    /// No device of the VM has this id.
+    #[error("no device with ID {id} is assigned")]
+    NoVpciDevice {
+        /// The id.
+        id: String,
+    },
+    /// A PCI device cannot be assigned, or not be given back to the host.
+    #[error("PCI device {device}")]
+    Vpci {
+        /// Its instance path.
+        device: String,
+        /// Why not.
+        #[source]
+        source: crate::vpci::VpciError,
+    },
     /// More or less of something than the VM can have.
     #[error("{wanted} is not within what the VM can have of {what}: {range}")]
     ResourceRange {
@@ -350,6 +371,15 @@ impl UvmError {
                 "install virtiofsd (Debian 12: it comes with qemu-system-common), or use a 9P share"
                     .to_owned(),
             ),
+            Self::VpciDisabled => Some("make the VM with the option `vpci_enabled`".to_owned()),
+            Self::VpciMemory => {
+                Some(
+                    "make the VM with the option `allow_overcommit` off (`coracle run \
+                     --physical-memory`)"
+                        .to_owned(),
+                )
+            }
+            Self::Vpci { source, .. } => source.help(),
             Self::Shared(first) => first.help(),
             Self::Modify { source: ModifyError::Host(source) | ModifyError::Adding(source), .. } => {
                 source.help()
@@ -403,6 +433,10 @@ impl UvmError {
             Self::Share { .. } => "E-SHARE",
             Self::ShareBroken { .. } => "E-SHARE-BROKEN",
             Self::MemoryNotShared => "E-SHARE-MEMORY",
+            Self::VpciDisabled => "E-VPCI-OFF",
+            Self::VpciMemory => "E-VPCI-MEMORY",
+            Self::NoVpciDevice { .. } => "E-VPCI-UNKNOWN",
+            Self::Vpci { .. } => "E-VPCI",
             Self::Shared(first) => first.code(),
             Self::Abandoned => "E-ABANDONED",
             Self::Stats { .. } => "E-STATS",

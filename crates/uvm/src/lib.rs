@@ -56,6 +56,7 @@ mod state;
 mod stats;
 pub mod timeline;
 pub mod validate;
+pub mod vpci;
 mod vpmem;
 pub mod windows;
 

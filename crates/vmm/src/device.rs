@@ -4,7 +4,7 @@ use std::{fmt, os::fd::OwnedFd, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::VmmError;
+use crate::{PciDevice, VmmError};
 
 /// The name of a device within its VM, chosen by whoever plugs it in.
 ///
@@ -78,6 +78,8 @@ pub enum Device {
     Share(Share),
     /// Persistent memory, which stays until the VM ends.
     Pmem(Pmem),
+    /// A PCI device of the host's, or one another process serves.
+    Pci(PciDevice),
 }
 
 impl Device {
@@ -89,6 +91,7 @@ impl Device {
             Device::SerialPort(port) => &port.id,
             Device::Share(share) => &share.id,
             Device::Pmem(pmem) => &pmem.id,
+            Device::Pci(pci) => &pci.id,
         }
     }
 }

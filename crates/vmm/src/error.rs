@@ -65,6 +65,12 @@ pub enum VmmError {
         /// The text.
         id: String,
     },
+    /// A text is no PCI address.
+    #[error("{text:?} is no PCI address of the form 0000:3b:00.0")]
+    PciAddress {
+        /// The text.
+        text: String,
+    },
     /// The accelerator that was asked for cannot be used.
     #[error("KVM was asked for but cannot be used: {why}; {remedy}")]
     NoKvm {
@@ -188,6 +194,7 @@ impl VmmError {
             VmmError::Broken { .. } => "E-VMM-BROKEN-FILE",
             VmmError::Config(_) => "E-VMM-CONFIG",
             VmmError::DeviceId { .. } => "E-VMM-DEVICE-ID",
+            VmmError::PciAddress { .. } => "E-VMM-PCI-ADDRESS",
             VmmError::NoKvm { .. } => "E-VMM-NO-KVM",
             VmmError::MemoryTooSmall { .. } => "E-VMM-MEMORY-SMALL",
             VmmError::MemoryLock { .. } => "E-VMM-MEMORY-LOCK",

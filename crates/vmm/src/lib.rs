@@ -21,6 +21,7 @@ mod error;
 pub mod fake;
 pub mod identity;
 mod machine;
+pub mod pci;
 mod process;
 pub mod qemu;
 pub mod qmp;
@@ -35,5 +36,6 @@ pub use device::{
 };
 pub use error::VmmError;
 pub use identity::VmIdentity;
+pub use pci::{PciAddress, PciDevice, PciSource};
 pub use state::{ExitReason, VmEvent, VmStats, VmStatus};
 pub use vm::{Vm, Vmm};

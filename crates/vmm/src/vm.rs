@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use tokio::sync::broadcast;
 
 use crate::{
-    Device, DeviceId, ExitReason, MiB, VmConfig, VmEvent, VmIdentity, VmStats, VmStatus, VmmError,
+    Device, DeviceId, ExitReason, MiB, PciAddress, VmConfig, VmEvent, VmIdentity, VmStats,
+    VmStatus, VmmError,
 };
 
 /// A virtual machine monitor: something that can start a VM, or find a running one again.
@@ -73,6 +74,10 @@ pub trait Vm: Send + Sync {
 
     /// Where a pmem device begins in the guest's memory, in bytes: the guest knows it by that.
     async fn pmem_address(&self, id: &DeviceId) -> Result<u64, VmmError>;
+
+    /// Where the guest sees a PCI device that was plugged in. The guest numbers the buses behind its
+    /// bridges, so the answer is good once it has booted.
+    async fn pci_address(&self, id: &DeviceId) -> Result<PciAddress, VmmError>;
 
     /// What happens to the VM from now on. A slow receiver misses the oldest events.
     fn events(&self) -> broadcast::Receiver<VmEvent>;

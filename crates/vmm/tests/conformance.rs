@@ -6,8 +6,8 @@ mod support;
 use std::{collections::BTreeSet, time::Duration};
 
 use coracle_vmm::{
-    Cgroup, Device, DiskPlace, ExitReason, Throttle, Vm, VmConfig, VmEvent, VmIdentity, VmStatus,
-    VmmError,
+    Cgroup, Device, DiskPlace, ExitReason, PciDevice, PciSource, Throttle, Vm, VmConfig, VmEvent,
+    VmIdentity, VmStatus, VmmError,
     effect::{Effects, Interruption},
 };
 use support::{BOOT, Bench, Guest, Monitor, SOON, disk, eventually, exists, id};
@@ -44,6 +44,7 @@ on_every_monitor! {
     a_caller_that_goes_away_leaves_a_plug_whole_or_undone
     an_unknown_device_cannot_be_unplugged
     a_bridge_holds_31_devices
+    a_pci_device_has_an_address_behind_a_bridge
     an_unplug_without_a_guest_times_out_and_can_be_repeated
     killing_twice_succeeds
     everyone_who_waits_hears_the_end
@@ -237,6 +238,32 @@ async fn a_bridge_holds_31_devices(bench: Bench) {
     let one_more = vm.plug(Device::SerialPort(bench.port("more"))).await;
     assert!(matches!(&one_more, Err(VmmError::Full { .. })), "{one_more:?}");
     assert_eq!(bench.sockets(), sockets, "the refused port's socket is gone again");
+    vm.kill().await.unwrap();
+    bench.assert_clean();
+}
+
+async fn a_pci_device_has_an_address_behind_a_bridge(bench: Bench) {
+    let vm = bench.boot(Guest::Idles).await;
+    vm.resume().await.unwrap();
+    let device = |name| Device::Pci(PciDevice { id: id(name), source: PciSource::Teaching });
+    let up = async {
+        while !vm.console_tail().await.contains("up") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(BOOT, up).await.expect("the guest comes up");
+    vm.plug(device("first")).await.unwrap();
+    vm.plug(device("second")).await.unwrap();
+    let (first, second) =
+        (vm.pci_address(&id("first")).await.unwrap(), vm.pci_address(&id("second")).await.unwrap());
+    assert!(
+        first.bus > 0 && first.bus == second.bus && first.slot != second.slot,
+        "{first} {second}"
+    );
+    let unknown = vm.pci_address(&id("third")).await;
+    assert!(matches!(&unknown, Err(VmmError::UnknownDevice { .. })), "{unknown:?}");
+    vm.unplug(&id("first"), SOON).await.unwrap();
+    assert!(vm.pci_address(&id("first")).await.is_err());
     vm.kill().await.unwrap();
     bench.assert_clean();
 }

@@ -6,13 +6,15 @@ use std::sync::{Arc, PoisonError};
 
 use coracle_bridge::message::incoming::Change;
 use coracle_bridge::message::{
-    CombinedLayers, ContainerMount, MappedDirectory, MappedVirtualDisk, Resource, Verb, VpmemDevice,
+    CombinedLayers, ContainerMount, MappedDirectory, MappedVirtualDisk, Resource, Verb, VpciDevice,
+    VpmemDevice,
 };
 use coracle_bridge::server::ServiceError;
 
 use super::Agent;
 use super::errors::failed;
 use crate::container::{self, attach};
+use crate::pci;
 use crate::storage::disk::{self, APPEAR_TIMEOUT, DiskAddress};
 use crate::storage::mount::{Mounter, unmount};
 use crate::storage::{overlay, plan9, pmem, resources, virtiofs};
@@ -126,6 +128,13 @@ fn apply(mounter: &Mounter, verb: Verb, resource: Resource) -> Result<(), Servic
         }
         (Resource::VpmemDevice(device), Verb::Add) => add_pmem(mounter, &device),
         (Resource::VpmemDevice(device), Verb::Remove) => remove(&device.mount_path),
+        (Resource::VpciDevice(device), Verb::Add) => {
+            pci::await_device(mounter, &pci_address(&device)?, APPEAR_TIMEOUT)
+                .map_err(|error| failed(&error))
+        }
+        (Resource::VpciDevice(device), Verb::Remove) => {
+            pci::let_go(&pci_address(&device)?).map_err(|error| failed(&error))
+        }
         (Resource::CombinedLayers(layers), Verb::Add) => combine(mounter, &layers),
         (Resource::CombinedLayers(layers), Verb::Remove) => {
             remove(&layers.container_root_path)?;
@@ -150,10 +159,23 @@ fn name(verb: Verb) -> &'static str {
 }
 
 fn address(disk: &MappedVirtualDisk) -> DiskAddress {
-    match disk.coracle.as_ref().filter(|extra| !extra.serial.is_empty()) {
-        Some(extra) => DiskAddress::Serial(extra.serial.clone()),
-        None => DiskAddress::Lun { controller: disk.controller.into(), lun: disk.lun.into() },
+    match &disk.coracle {
+        Some(extra) if !extra.pci.is_empty() => DiskAddress::Pci(extra.pci.clone()),
+        Some(extra) if !extra.serial.is_empty() => DiskAddress::Serial(extra.serial.clone()),
+        Some(_) | None => {
+            DiskAddress::Lun { controller: disk.controller.into(), lun: disk.lun.into() }
+        }
     }
+}
+
+/// A device is found by what only our host says of it.
+fn pci_address(device: &VpciDevice) -> Result<String, ServiceError> {
+    let address = device.coracle.as_ref().map(|extra| extra.address.as_str()).unwrap_or_default();
+    if !pci::is_address(address) {
+        let text = format!("{address:?} is no PCI address, and this guest has no VMBus");
+        return Err(ServiceError::invalid(text));
+    }
+    Ok(address.to_owned())
 }
 
 /// A disk without a mount path is only attached, which the host has done; one with a serial is waited

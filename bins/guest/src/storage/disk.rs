@@ -15,6 +15,7 @@ use nix::mount::MsFlags;
 
 use super::mount::{Mount, MountError, Mounter, unmount};
 use super::superblock::{self, SuperblockError};
+use crate::pci;
 
 /// How long a disk may take to appear.
 pub const APPEAR_TIMEOUT: Duration = Duration::from_secs(30);
@@ -80,6 +81,8 @@ pub enum DiskAddress {
         /// Which unit of it.
         lun: u32,
     },
+    /// The only disk behind a PCI device.
+    Pci(String),
 }
 
 impl std::fmt::Display for DiskAddress {
@@ -87,6 +90,7 @@ impl std::fmt::Display for DiskAddress {
         match self {
             Self::Serial(serial) => write!(f, "with serial {serial:?}"),
             Self::Lun { controller, lun } => write!(f, "{controller}:{lun}"),
+            Self::Pci(address) => write!(f, "of PCI device {address}"),
         }
     }
 }
@@ -241,6 +245,7 @@ fn candidates(address: &DiskAddress) -> Vec<PathBuf> {
             .into_iter()
             .filter(|block| serial_of(block).is_some_and(|found| found == *serial))
             .collect(),
+        DiskAddress::Pci(address) => pci::disks_of(address),
         DiskAddress::Lun { controller, lun } => {
             let Some(host) = scsi_host(*controller) else { return Vec::new() };
             let device = format!("/sys/bus/scsi/devices/{host}:0:0:{lun}/block");

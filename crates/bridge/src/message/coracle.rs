@@ -62,6 +62,18 @@ pub struct CoracleDisk {
     pub filesystem: String,
     /// A remove takes the mount away and leaves the disk.
     pub keep: bool,
+    /// The disk is the one behind the PCI device at this address; empty means: by its serial.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub pci: String,
+}
+
+/// `Coracle` in the settings of a [`VpciDevice`](super::VpciDevice): the guest has no VMBus, and finds
+/// the device by its PCI address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct CoraclePci {
+    /// `0000:01:02.0`.
+    pub address: String,
 }
 
 /// `Coracle` in the settings of a [`MappedDirectory`](super::MappedDirectory): the share is served by

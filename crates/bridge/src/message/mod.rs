@@ -42,8 +42,8 @@ pub use container::{
 };
 pub use coracle::{
     AckExit, AttachStdio, Attached, Chunk, ChunkData, ContainerMount, ContainerState, CoracleDisk,
-    CoracleGuest, CoracleHost, CoraclePmem, CoracleShare, GuestResources, Held, HeldAnswer,
-    ListState, Pipe, ProcessState, State, StreamOffset,
+    CoracleGuest, CoracleHost, CoraclePci, CoraclePmem, CoracleShare, GuestResources, Held,
+    HeldAnswer, ListState, Pipe, ProcessState, State, StreamOffset,
 };
 pub use envelope::{Notification, Request, Response, Rpc};
 pub use metrics::{

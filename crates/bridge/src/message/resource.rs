@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ContainerMount, CoracleDisk, CoraclePmem, CoracleShare, GuestResources, Pipe, ResourceError,
-    ResourceType,
+    ContainerMount, CoracleDisk, CoraclePci, CoraclePmem, CoracleShare, GuestResources, Pipe,
+    ResourceError, ResourceType,
 };
 use crate::wire::{Json, Layout, WireError, Zero, always, layout, maybe};
 
@@ -302,6 +302,8 @@ pub struct VpciDevice {
     /// The channel it comes by.
     #[serde(rename = "VMBusGUID")]
     pub vmbus_guid: String,
+    /// Ours: where it is.
+    pub coracle: Option<CoraclePci>,
 }
 
 /// The limits of a container.

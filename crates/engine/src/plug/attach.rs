@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use coracle_uvm::schema::VirtualPciDevice;
 use coracle_uvm::scsi::{DiskFormat, DiskKind, DiskRequest, ScsiMount};
 use coracle_uvm::share::{Plan9Share, VirtioFsShare};
+use coracle_uvm::vpci::{VhostUserDisk, VpciDevice};
 use coracle_uvm::{PipeMount, UtilityVm, UvmError};
 
-use super::spec::{Kind, PlugSpec, ShareType};
+use super::spec::{Kind, PlugSpec, ShareType, VHOST_USER_DISK};
 
 /// What takes a thing out again.
 #[derive(Debug)]
@@ -17,6 +19,9 @@ pub(crate) enum Handle {
     Pipe(PipeMount),
     /// By its path on the host.
     Pmem(String),
+    Device(VpciDevice),
+    /// A device that is a disk, mounted.
+    Served(VhostUserDisk),
 }
 
 /// Where a thing is.
@@ -44,8 +49,22 @@ pub(crate) async fn attach(
             let pipe = vm.add_pipe_at(&spec.source, &guest_path).await?;
             Ok((Handle::Pipe(pipe), Place { guest_path, slot: None }))
         }
-        Kind::Device => Err(UvmError::NotSupported),
+        Kind::Device => device(vm, number, spec).await,
     }
+}
+
+async fn device(vm: &UtilityVm, number: u64, spec: &PlugSpec) -> Result<(Handle, Place), UvmError> {
+    let served = spec.source.strip_prefix(VHOST_USER_DISK);
+    if let (Some(socket), Some(_)) = (served, &spec.destination) {
+        let at = format!("/run/mounts/m{number}");
+        let filesystem = spec.filesystem.as_deref().unwrap_or_default();
+        let disk = vm.add_vhost_user_disk(socket, &at, filesystem, spec.read_only).await?;
+        let slot = Some(disk.device.address.to_string());
+        return Ok((Handle::Served(disk), Place { guest_path: at, slot }));
+    }
+    let device = vm.assign_device(VirtualPciDevice::at(spec.source.clone())).await?;
+    let slot = Some(device.address.to_string());
+    Ok((Handle::Device(device), Place { guest_path: String::new(), slot }))
 }
 
 async fn disk(vm: &UtilityVm, number: u64, spec: &PlugSpec) -> Result<(Handle, Place), UvmError> {
@@ -109,9 +128,11 @@ impl Handle {
             Self::Plan9(share) => share.release().await,
             Self::Pipe(pipe) => pipe.release().await,
             Self::Pmem(path) => vm.remove_vpmem(path).await,
+            Self::Device(device) => device.release().await,
+            Self::Served(disk) => disk.release().await,
         };
         match done {
-            Ok(()) | Err(UvmError::NotAttached) => Ok(()),
+            Ok(()) | Err(UvmError::NotAttached | UvmError::NoVpciDevice { .. }) => Ok(()),
             Err(error) => Err((self, error)),
         }
     }
@@ -120,6 +141,7 @@ impl Handle {
     pub(crate) fn state(&self) -> &'static str {
         let is_broken = match self {
             Self::Disk(_) | Self::Pipe(_) | Self::Pmem(_) => false,
+            Self::Device(_) | Self::Served(_) => false,
             Self::VirtioFs(share) => share.is_broken(),
             Self::Plan9(share) => share.is_broken(),
         };

@@ -190,10 +190,12 @@ fn check(spec: &PlugSpec) -> Result<(), Error> {
             return bad("its destination has `..` in it");
         }
         (None, Kind::Share | Kind::Pipe | Kind::Pmem) => return bad("it needs a destination"),
-        (_, Kind::Device) => return bad("PCI devices cannot be handed over yet"),
+        (Some(_), Kind::Device) if !spec.source.starts_with(spec::VHOST_USER_DISK) => {
+            return bad("only a disk (vhost-user-blk:SOCKET) has a destination");
+        }
         (Some(_) | None, _) => {}
     }
-    if !spec.source.starts_with('/') {
+    if spec.kind != Kind::Device && !spec.source.starts_with('/') {
         return bad("its source is not an absolute path");
     }
     Ok(())

@@ -49,6 +49,9 @@ pub enum ShareType {
     Plan9,
 }
 
+/// What the source of a device begins with that is a disk another process serves.
+pub(crate) const VHOST_USER_DISK: &str = "vhost-user-blk:";
+
 /// Something to plug in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlugSpec {
@@ -112,6 +115,28 @@ impl PlugSpec {
     }
 }
 
+impl PlugSpec {
+    /// Reads `SOURCE`, or `vhost-user-blk:SOCKET:DESTINATION[:ro]`, as `run --device` has it.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn parse_device(text: &str) -> Result<Self, String> {
+        match text.strip_prefix(VHOST_USER_DISK) {
+            Some(rest) if rest.contains(':') => {
+                let spec = Self::parse(Kind::Device, rest)?;
+                Ok(Self { source: format!("{VHOST_USER_DISK}{}", spec.source), ..spec })
+            }
+            Some(_) | None => Ok(Self::new(Kind::Device, text)),
+        }
+    }
+
+    /// Whether it is a device of the host, for which all of the VM's memory is pinned.
+    pub(crate) fn pins_memory(&self) -> bool {
+        let is_ours = |prefix: &str| self.source.starts_with(prefix);
+        self.kind == Kind::Device && !is_ours("vhost-user-") && !is_ours("emulated:")
+    }
+}
+
 /// Something that is plugged in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plugged {
@@ -140,6 +165,19 @@ mod tests {
         for bad in ["/a", ":/b", "/a:", "/a:/b:x", "/a:/b:ro:z"] {
             assert!(PlugSpec::parse(Kind::Share, bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_device_has_colons_of_its_own() {
+        let read = |text| PlugSpec::parse_device(text).unwrap();
+        for (text, pins) in [("0000:3b:00.0", true), ("/sys/bus/mdev/devices/u", true)] {
+            assert_eq!((read(text).source.as_str(), read(text).pins_memory()), (text, pins));
+        }
+        let disk = read("vhost-user-blk:/run/d.sock:/data:ro");
+        assert_eq!(disk.source, "vhost-user-blk:/run/d.sock");
+        assert_eq!((disk.destination.as_deref(), disk.read_only), (Some("/data"), true));
+        assert!(!disk.pins_memory());
+        assert_eq!(read("vhost-user-blk:/run/d.sock").destination, None);
     }
 
     #[test]

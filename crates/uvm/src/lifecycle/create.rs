@@ -110,6 +110,8 @@ impl UtilityVm {
             scsi: Mutex::default(),
             shares: Mutex::default(),
             pipes: Mutex::default(),
+            vpci: Mutex::default(),
+            vpci_enabled: opts.vpci_enabled,
             vpmem: Mutex::new(pmem_slots(&description)),
             vpmem_count: opts.vpmem_device_count,
             vpmem_size: opts.vpmem_size_bytes,

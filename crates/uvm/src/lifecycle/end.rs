@@ -125,6 +125,9 @@ impl Machine {
         self.no_output_will_come();
         let _ = timeout(LAST_WORDS, self.life.until_output_done()).await;
         self.stop_servers().await;
+        if gone {
+            self.give_devices_back().await;
+        }
         let keeper = locked(&self.keeper).take();
         if let Some(keeper) = keeper {
             keeper.stop(&self.channel, self.host.cleanup_timeout).await;

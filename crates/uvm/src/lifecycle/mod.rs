@@ -34,6 +34,7 @@ use crate::scsi::Desk;
 use crate::share::Shares;
 use crate::state::State;
 use crate::timeline::Clock;
+use crate::vpci::Vpci;
 use crate::vpmem::Slots;
 use life::Life;
 
@@ -88,6 +89,8 @@ pub(crate) struct Machine {
     pub(crate) scsi: Mutex<Desk>,
     pub(crate) shares: Mutex<Shares>,
     pub(crate) pipes: Mutex<Pipes>,
+    pub(crate) vpci: Mutex<Vpci>,
+    pub(crate) vpci_enabled: bool,
     pub(crate) vpmem: Mutex<Slots>,
     pub(crate) vpmem_count: u32,
     /// The largest layer, in bytes.

@@ -1,7 +1,9 @@
 //! Types of the seed's API that come from elsewhere in hcsshim.
 
+mod pci;
 mod statistics;
 
+pub use pci::{VirtualPciDevice, VirtualPciFunction};
 pub use statistics::{
     ProcessorStatistics, VirtualMachineMemory, VirtualMachineMemoryStatistics,
     VirtualMachineStatistics,

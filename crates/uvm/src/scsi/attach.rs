@@ -169,6 +169,7 @@ fn mapped(disk: &Attached, guest_path: &str, request: &DiskRequest, keep: bool) 
                 request.filesystem.clone()
             },
             keep,
+            ..CoracleDisk::default()
         }),
         ..MappedVirtualDisk::default()
     })

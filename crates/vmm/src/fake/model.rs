@@ -211,6 +211,7 @@ impl Model {
                     None => refuse(format!("Property '{id}.memaddr' not found")),
                 }
             }
+            "query-pci" => Ok(self.pci()),
             "chardev-remove" => self.chardev_remove(&text("id")),
             "qom-list" => Ok(self.list(&text("path"))),
             "ringbuf-read" => {
@@ -346,7 +347,8 @@ impl Model {
             let desc = format!("Device '{id}' not found");
             return Err(Refusal { class: "DeviceNotFound", desc });
         };
-        let is_pci = device["driver"].as_str().is_some_and(|driver| driver.ends_with("-pci"));
+        let has_pci_name = device["driver"].as_str().is_some_and(|driver| driver.ends_with("-pci"));
+        let is_pci = has_pci_name || device["bus"].as_str().is_some_and(is_bridge);
         if !is_pci || self.state == RunState::Running {
             self.delete(id);
         } else if !self.leaving.insert(id.to_owned()) {
@@ -383,6 +385,23 @@ impl Model {
             }
         }
         Ok(json!({}))
+    }
+
+    /// Behind each bridge a bus, on it the devices in the order of their names.
+    fn pci(&self) -> Value {
+        let bridges = self.devices.keys().filter(|id| is_bridge(id)).zip(1..);
+        let bus = |(bridge, bus): (&String, u64)| {
+            let behind = self.devices.iter().filter(|(_, device)| device["bus"] == **bridge);
+            let devices: Value = behind
+                .zip(0..)
+                .map(|((id, _), slot)| {
+                    json!({"bus": bus, "slot": slot, "function": 0, "qdev_id": id})
+                })
+                .collect();
+            json!({"bus": 0, "slot": bus, "function": 0, "qdev_id": bridge,
+                "pci_bridge": {"devices": devices}})
+        };
+        json!([{"bus": 0, "devices": bridges.map(bus).collect::<Value>()}])
     }
 
     fn list(&self, path: &str) -> Value {

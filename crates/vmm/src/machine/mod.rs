@@ -47,7 +47,8 @@ use tokio::{
 };
 
 use crate::{
-    Device, DeviceId, ExitReason, MiB, Vm, VmEvent, VmIdentity, VmStats, VmStatus, VmmError,
+    Device, DeviceId, ExitReason, MiB, PciAddress, Vm, VmEvent, VmIdentity, VmStats, VmStatus,
+    VmmError,
     effect::Effects,
     process::{Process, ProcessStat, Tail, ticks, uptime},
     qmp::{
@@ -243,6 +244,10 @@ impl Vm for Machine {
 
     async fn pmem_address(&self, id: &DeviceId) -> Result<u64, VmmError> {
         hotplug::pmem_address(&self.shared, id).await
+    }
+
+    async fn pci_address(&self, id: &DeviceId) -> Result<PciAddress, VmmError> {
+        hotplug::pci_address(&self.shared, id).await
     }
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {

@@ -8,8 +8,8 @@ use rustix::fs::{FileType, fstat};
 use serde_json::{Value, json};
 
 use crate::{
-    DeviceId, Disk, DiskFormat, DiskPlace, MacAddress, MemoryBacking, Pmem, SerialPort, Throttle,
-    VmConfig, VmmError, qmp::command::HotpluggableCpu,
+    DeviceId, Disk, DiskFormat, DiskPlace, MacAddress, MemoryBacking, PciSource, Pmem, SerialPort,
+    Throttle, VmConfig, VmmError, qmp::command::HotpluggableCpu,
 };
 
 /// The object that limits all disks together.
@@ -174,8 +174,8 @@ pub(crate) fn nic_device(id: &DeviceId, mac: MacAddress, bus: &str) -> Value {
     })
 }
 
-/// The connection to a share's server, sent before.
-pub(crate) fn share_backend(id: &DeviceId) -> Value {
+/// The connection to the server of a device, sent before.
+pub(crate) fn server_backend(id: &DeviceId) -> Value {
     let socket =
         json!({"addr": {"type": "fd", "data": {"str": port_chardev(id)}}, "server": false});
     json!({"id": port_chardev(id), "backend": {"type": "socket", "data": socket}})
@@ -186,6 +186,26 @@ pub(crate) fn share_device(share_id: &DeviceId, tag: &str, bus: &str) -> Value {
         "driver": "vhost-user-fs-pci", "id": share_id.as_str(), "tag": tag,
         "chardev": port_chardev(share_id), "bus": bus,
     })
+}
+
+/// A PCI device, still without its bus.
+pub(crate) fn pci_device(id: &DeviceId, source: &PciSource) -> Value {
+    let (id, server) = (id.as_str(), port_chardev(id));
+    match source {
+        PciSource::Host(address) => {
+            json!({"driver": "vfio-pci", "id": id, "host": address.to_string()})
+        }
+        PciSource::Mediated(folder) => {
+            json!({"driver": "vfio-pci", "id": id, "sysfsdev": folder.to_string_lossy()})
+        }
+        PciSource::Teaching => json!({"driver": "edu", "id": id}),
+        PciSource::Disk(_) => json!({
+            "driver": "vhost-user-blk-pci", "id": id, "chardev": server, "num-queues": 1,
+        }),
+        PciSource::Controller(_) => json!({
+            "driver": "vhost-user-scsi-pci", "id": id, "chardev": server, "num_queues": 1,
+        }),
+    }
 }
 
 pub(crate) fn pmem_memory_id(id: &DeviceId) -> String {

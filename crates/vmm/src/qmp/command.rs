@@ -5,6 +5,8 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+use crate::PciAddress;
+
 /// A QMP command: its arguments, its name and the type of its result.
 pub trait Command: Serialize + Send + Sync {
     /// The name under `execute`.
@@ -107,6 +109,8 @@ commands! {
         /// The object.
         path: String,
     };
+    /// All PCI devices, by bus.
+    QueryPci = "query-pci" -> Vec<PciBus>;
     /// Reads a property of an object.
     QomGet = "qom-get" -> Value {
         /// The object.
@@ -251,4 +255,53 @@ pub struct QomItem {
     /// Its type; a child's is `child<...>`.
     #[serde(rename = "type")]
     pub kind: String,
+}
+
+/// A PCI bus and what is on it.
+#[derive(Debug, Deserialize)]
+pub struct PciBus {
+    /// Its devices.
+    pub devices: Vec<PciFunction>,
+}
+
+/// A PCI function, perhaps a bridge.
+#[derive(Debug, Deserialize)]
+pub struct PciFunction {
+    /// The bus, as the guest numbered it.
+    pub bus: u32,
+    /// The slot.
+    pub slot: u32,
+    /// The function.
+    pub function: u32,
+    /// Its id as a device; empty without one.
+    #[serde(default)]
+    pub qdev_id: String,
+    /// What is behind it, if it is a bridge.
+    pub pci_bridge: Option<PciBridge>,
+}
+
+/// What is behind a bridge.
+#[derive(Debug, Deserialize)]
+pub struct PciBridge {
+    /// The devices; none where the guest has given no bus number yet.
+    #[serde(default)]
+    pub devices: Vec<PciFunction>,
+}
+
+impl PciBus {
+    /// Where the device of that id is.
+    pub fn find(&self, id: &str) -> Option<PciAddress> {
+        self.devices.iter().find_map(|function| function.find(id))
+    }
+}
+
+impl PciFunction {
+    fn find(&self, id: &str) -> Option<PciAddress> {
+        if self.qdev_id == id {
+            let (bus, slot) = (u8::try_from(self.bus).ok()?, u8::try_from(self.slot).ok()?);
+            let function = u8::try_from(self.function).ok()?;
+            return Some(PciAddress { domain: 0, bus, slot, function });
+        }
+        self.pci_bridge.as_ref()?.devices.iter().find_map(|function| function.find(id))
+    }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use coracle_bridge::channel::{GuestChannel, SocketPort};
 use coracle_vmm::{
-    Device, DeviceId, ExitReason, MiB, Vm, VmConfig, VmEvent, VmIdentity, VmStats, VmStatus, Vmm,
-    VmmError,
+    Device, DeviceId, ExitReason, MiB, PciAddress, Vm, VmConfig, VmEvent, VmIdentity, VmStats,
+    VmStatus, Vmm, VmmError,
 };
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
@@ -226,6 +226,11 @@ impl Vm for Machine {
 
     async fn pmem_address(&self, _id: &DeviceId) -> Result<u64, VmmError> {
         Ok(1 << 32)
+    }
+
+    async fn pci_address(&self, _id: &DeviceId) -> Result<PciAddress, VmmError> {
+        self.effect("pci_address")?;
+        Ok(PciAddress { domain: 0, bus: 1, slot: 2, function: 0 })
     }
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {

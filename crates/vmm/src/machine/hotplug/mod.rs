@@ -12,9 +12,11 @@
 //! | serial port `p` | controller `p.hub`, character device `p.chr` |
 //! | share `s` | character device `s.chr` |
 //! | pmem `m` | memory `m.mem`, both until the VM ends |
+//! | PCI device `p` | character device `p.chr`, if another process serves it |
 
 mod disk;
 mod nic;
+mod pci;
 mod pmem;
 mod port;
 mod share;
@@ -25,7 +27,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Shared;
 use crate::{
-    Device, DeviceId, VmmError,
+    Device, DeviceId, PciAddress, VmmError,
     effect::Effects,
     qemu::device as shape,
     qmp::{
@@ -54,12 +56,18 @@ pub(super) async fn plug(shared: &Shared, device: Device) -> Result<(), VmmError
         Device::SerialPort(port) => bench.plug_port(port).await,
         Device::Share(share) => bench.plug_share(share).await,
         Device::Pmem(pmem) => bench.plug_pmem(pmem).await,
+        Device::Pci(pci) => bench.plug_pci(pci).await,
     }
 }
 
 /// Where the memory of a pmem device begins in the guest.
 pub(super) async fn pmem_address(shared: &Shared, id: &DeviceId) -> Result<u64, VmmError> {
     Bench { shared, client: shared.client().await? }.pmem_address(id).await
+}
+
+/// Where the guest sees a PCI device.
+pub(super) async fn pci_address(shared: &Shared, id: &DeviceId) -> Result<PciAddress, VmmError> {
+    Bench { shared, client: shared.client().await? }.pci_address(id).await
 }
 
 pub(super) async fn unplug(
