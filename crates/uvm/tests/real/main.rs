@@ -14,3 +14,4 @@ mod plugs;
 mod resources;
 mod scsi;
 mod support;
+mod vpci;

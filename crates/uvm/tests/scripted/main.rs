@@ -9,3 +9,4 @@ mod lifecycle;
 mod orders;
 mod plugs;
 mod support;
+mod vpci;
