@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 pub mod host;
+pub mod lab;
 pub mod place;
 
 pub use host::Host;
