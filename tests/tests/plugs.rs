@@ -159,6 +159,83 @@ fn everything_comes_and_goes_in_a_sandbox_that_runs() {
     place.assert_nothing_left();
 }
 
+/// A server of one disk, killed when dropped.
+struct DiskServer(std::process::Child);
+
+impl DiskServer {
+    fn start(image: &Path, socket: &Path) -> Self {
+        let child = Command::new("qemu-storage-daemon")
+            .arg("--blockdev")
+            .arg(format!("driver=file,node-name=disk,filename={}", image.display()))
+            .arg("--export")
+            .arg(format!(
+                "type=vhost-user-blk,id=e,node-name=disk,writable=on,addr.type=unix,addr.path={}",
+                socket.display()
+            ))
+            .spawn()
+            .expect("qemu-storage-daemon is installed");
+        for _ in 0..400 {
+            if socket.exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self(child)
+    }
+}
+
+impl Drop for DiskServer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn pci_devices_and_served_disks_come_and_go() {
+    let place = Place::new();
+    let given = place.root().join("given");
+    fs::create_dir(&given).unwrap();
+    ext4(&given.join("disk.img"));
+    let socket = given.join("disk.sock");
+    let served = DiskServer::start(&given.join("disk.img"), &socket);
+    let disk = format!("vhost-user-blk:{}", socket.display());
+    let a = Detached::start(&place, &["--device", "emulated:edu"]);
+
+    a.run(&["device", "add", "@", &disk, "/srv/data"]);
+    a.sh("echo kept > /srv/data/file");
+    let listed: Value =
+        serde_json::from_str(&a.run(&["device", "ls", "@", "--format", "json"])).unwrap();
+    assert_eq!(
+        (&listed[0]["source"], &listed[1]["destination"]),
+        (&"emulated:edu".into(), &"/srv/data".into())
+    );
+    // The container sees the device where the list says it is.
+    let slot = listed[0]["slot"].as_str().unwrap();
+    assert_eq!(a.sh(&format!("cat /sys/bus/pci/devices/{slot}/device")), "0x11e8\n");
+    a.run(&["device", "rm", "@", "emulated:edu"]);
+    assert_eq!(a.sh(&format!("test -e /sys/bus/pci/devices/{slot} || echo gone")), "gone\n");
+    a.run(&["device", "rm", "@", "/srv/data"]);
+    a.run(&["device", "add", "@", &disk, "/srv/data:ro"]);
+    assert_eq!(
+        a.sh("cat /srv/data/file; echo x > /srv/data/file || echo refused"),
+        "kept\nrefused\n"
+    );
+
+    let refused = a.refused(&["device", "add", "@", "0000:00:00.0"]);
+    assert!(
+        refused.contains("physically backed") && refused.contains("--physical-memory"),
+        "{refused}"
+    );
+    assert!(a.refused(&["device", "add", "@", "eth0"]).contains("\"eth0\" names no device"));
+    assert!(a.refused(&["device", "add", "@", "emulated:edu", "/x"]).contains("has a destination"));
+    assert!(a.refused(&["device", "rm", "@", "emulated:edu"]).contains("no device emulated:edu"));
+    drop(a);
+    drop(served);
+    fs::remove_dir_all(&given).unwrap();
+    place.assert_nothing_left();
+}
+
 fn path_of_rootfs(place: &Place) -> String {
     place.root().join("guest/rootfs.erofs").to_str().unwrap().to_owned()
 }
