@@ -123,7 +123,12 @@ impl UtilityVm {
             UvmError::Modify { operation, object: host_path.to_owned(), source }
         };
         if let Err(source) = machine.vm.plug(device).await {
-            let said = sidecar.last_words_if_dead(A_MOMENT).await;
+            // A server ends when its connection does, whyever that is; only what QEMU has no better
+            // reason for is the server's doing.
+            let said = match source {
+                VmmError::Full { .. } => None,
+                _ => sidecar.last_words_if_dead(A_MOMENT).await,
+            };
             machine.stop_server(&tag).await;
             return Err(match said {
                 Some(said) => failed(ServerError::Ended { said }),

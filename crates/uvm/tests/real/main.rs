@@ -12,6 +12,7 @@ mod layers;
 mod machine;
 mod plugs;
 mod resources;
+mod room;
 mod scsi;
 mod support;
 mod vpci;
