@@ -159,6 +159,54 @@ fn everything_comes_and_goes_in_a_sandbox_that_runs() {
     place.assert_nothing_left();
 }
 
+#[test]
+fn a_disk_is_a_block_device_to_the_container_that_may_use_it_and_no_other() {
+    let place = Place::new();
+    let given = place.root().join("given");
+    fs::create_dir(&given).unwrap();
+    let path = |name: &str| given.join(name).to_str().unwrap().to_owned();
+    for (name, content) in [("first", "one"), ("second", "two"), ("third", "three")] {
+        let mut bytes = vec![0; 1 << 20];
+        bytes[..content.len()].copy_from_slice(content.as_bytes());
+        fs::write(given.join(name), bytes).unwrap();
+    }
+    // There before the command starts: it is the first thing that is read.
+    let first = format!("{}:/dev/first", path("first"));
+    let look = "head -c 3 /dev/first; sleep 1000";
+    let a = Detached::start(&place, &["--disk", &first, "--", "sh", "-c", look]);
+    for _ in 0..100 {
+        if a.run(&["logs", "@"]) == "one" {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(a.run(&["logs", "@"]), "one");
+
+    a.run(&["disk", "add", "@", &path("second"), "/dev/disk/second"]);
+    a.run(&["disk", "add", "@", &path("third"), "/dev/third:ro"]);
+    assert_eq!(a.sh("test -b /dev/disk/second && head -c 3 /dev/disk/second"), "two");
+    a.sh("printf new | dd of=/dev/disk/second conv=notrunc,fsync 2>/dev/null");
+    assert_eq!(&fs::read(given.join("second")).unwrap()[..3], b"new");
+    assert_eq!(a.sh("head -c 5 /dev/third; echo x > /dev/third || echo refused"), "threerefused\n");
+    // Taken out, it cannot be had by its numbers either; what was not shown never could.
+    let numbers = a.sh("stat -c '%t %T' /dev/disk/second | tr -d '\\n'");
+    a.run(&["disk", "rm", "@", "/dev/disk/second"]);
+    assert_eq!(a.sh("ls /dev/disk"), "");
+    let by_hand =
+        format!("set -- {numbers}; mknod /tmp/d b 0x$1 0x$2 && head -c 3 /tmp/d || echo no");
+    assert!(a.sh(&format!("({by_hand}) 2>/dev/null")).contains("no"));
+    // The others are still there, with what they may.
+    assert_eq!(a.sh("head -c 3 /dev/first; head -c 5 /dev/third"), "onethree");
+    let taken = a.refused(&["disk", "add", "@", &path("second"), "/dev/third"]);
+    assert!(taken.contains("/dev/third is taken by"), "{taken}");
+    a.run(&["disk", "rm", "@", "/dev/third"]);
+    a.run(&["disk", "rm", "@", "/dev/first"]);
+    assert_eq!(a.run(&["disk", "ls", "@", "--format", "json"]).trim(), "[]");
+    drop(a);
+    fs::remove_dir_all(&given).unwrap();
+    place.assert_nothing_left();
+}
+
 /// A server of one disk, killed when dropped.
 struct DiskServer(std::process::Child);
 

@@ -183,7 +183,7 @@ pub struct RunArgs {
     /// The same, served by 9P.
     #[arg(long, value_name = "SRC:DST[:ro]")]
     pub share: Vec<String>,
-    /// Attach a disk image or block device and mount it at DST.
+    /// Attach a disk image or block device and mount it at DST; in /dev it is a block device.
     #[arg(long, value_name = "SRC:DST[:ro]")]
     pub disk: Vec<String>,
     /// Map a file into the VM's memory and mount it at DST, read-only.

@@ -26,8 +26,12 @@ pub enum Served {
 #[derive(Debug, Subcommand)]
 pub enum DiskVerb {
     /// Attach a disk image or block device; with DST it is mounted there in the containers.
-    #[command(after_help = "EXAMPLES:\n  coracle disk add web data.img /srv/data\n  \
-        coracle disk add web /dev/vg/lv --fs xfs /srv/data:ro")]
+    #[command(
+        after_help = "A DST in /dev is the disk itself, as a block device, and not what is on it.\n\n\
+        EXAMPLES:\n  coracle disk add web data.img /srv/data\n  \
+        coracle disk add web raw.img /dev/data\n  \
+        coracle disk add web /dev/vg/lv --fs xfs /srv/data:ro"
+    )]
     Add {
         /// The sandbox.
         sandbox: String,

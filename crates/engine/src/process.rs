@@ -27,22 +27,31 @@ pub struct Process {
     stderr: Option<Output>,
 }
 
-/// Makes the container and starts its init process.
-pub(crate) async fn start(
+/// Makes the container; its init process waits to be started.
+pub(crate) async fn create(
     vm: &UtilityVm,
     name: &str,
     bundle: &str,
     spec: &Spec,
     program: &str,
-    command: &Command,
-) -> Result<(Container, Process), Error> {
+) -> Result<Container, Error> {
     let config = ContainerConfig::new(bundle, spec)
         .expect("the maps of an OCI specification have texts as keys");
     let created = vm.create_container(name, &config).await;
-    let container = created.map_err(|source| create_error(name, program, source))?;
+    created.map_err(|source| create_error(name, program, source))
+}
+
+/// Starts the container's init process.
+pub(crate) async fn start(
+    vm: &UtilityVm,
+    name: &str,
+    container: &Container,
+    program: &str,
+    command: &Command,
+) -> Result<Process, Error> {
     let started = container.create_process(&streams_of(command)).await;
     let process = started.map_err(|source| start_error(program, source))?;
-    Ok((container, Process::new(vm, name, process)))
+    Ok(Process::new(vm, name, process))
 }
 
 /// Starts another process in a container that runs.

@@ -131,8 +131,9 @@ impl Sandbox {
             mounts: self.plugs.mounts(),
         };
         let spec = specification(&container).map_err(|source| self.indescribable(source))?;
-        let (container, process) =
-            process::start(&self.vm, &self.name, &bundle, &spec, &program, command).await?;
+        let container = process::create(&self.vm, &self.name, &bundle, &spec, &program).await?;
+        self.plugs.show_disks(container.id().as_str()).await?;
+        let process = process::start(&self.vm, &self.name, &container, &program, command).await?;
         self.plugs.container_runs(container.id().as_str());
         self.container = Some(container);
         self.init = Some(resolved);

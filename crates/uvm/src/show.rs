@@ -1,9 +1,9 @@
 //! What is plugged into the VM, seen in containers that run.
 
-use coracle_bridge::message::{ContainerMount, Resource, Verb};
+use coracle_bridge::message::{ContainerMount, CoracleDisk, Resource, Verb};
 
 use crate::errors::{Result, UvmError};
-use crate::lifecycle::UtilityVm;
+use crate::lifecycle::{UtilityVm, locked};
 
 impl UtilityVm {
     /// Shows a file, folder or socket of the VM in a container that runs; the place is made if it is
@@ -22,6 +22,33 @@ impl UtilityVm {
             container_id: container.to_owned(),
             source: source.to_owned(),
             destination: destination.to_owned(),
+            ..ContainerMount::default()
+        };
+        self.modify_mount(Verb::Add, "show in a container", mount).await
+    }
+
+    /// Shows a SCSI disk that is plugged in as a block device in a container that runs, or that is
+    /// created and not started yet. The container may read it, and write to it unless `read_only`;
+    /// it may use no other disk. A disk that is written to in two places at once is soon broken:
+    /// that nobody else mounts it is the caller's care.
+    ///
+    /// # Errors
+    /// [`UvmError::NotAttached`]; otherwise as [`UtilityVm::show_in_container`].
+    pub async fn show_disk_in_container(
+        &self,
+        container: &str,
+        host_path: &str,
+        destination: &str,
+        read_only: bool,
+    ) -> Result<()> {
+        let serial = locked(&self.machine.scsi).serial_of(host_path);
+        let serial = serial.ok_or(UvmError::NotAttached)?;
+        let mount = ContainerMount {
+            container_id: container.to_owned(),
+            destination: destination.to_owned(),
+            disk: Some(CoracleDisk { serial, ..CoracleDisk::default() }),
+            read_only,
+            ..ContainerMount::default()
         };
         self.modify_mount(Verb::Add, "show in a container", mount).await
     }

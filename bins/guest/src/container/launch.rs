@@ -168,6 +168,7 @@ fn operation(request: &Request) -> &'static str {
         Request::Create(_) => "create",
         Request::Start { .. } => "start",
         Request::Exec(_) => "exec",
+        Request::Devices { .. } => "devices",
         Request::Delete { .. } => "delete",
     }
 }

@@ -15,6 +15,7 @@
 pub mod attach;
 mod create;
 mod delete;
+pub mod devices;
 mod exec;
 mod executor;
 mod identity;
@@ -30,6 +31,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
+use libcontainer::oci_spec::runtime::Spec;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::sys;
@@ -46,6 +48,13 @@ const BUNDLES: &str = "/run/gcs/c";
 /// The folder of a container: its `config.json`, and its root when the host puts it there.
 pub fn bundle(id: &str) -> PathBuf {
     Path::new(BUNDLES).join(id)
+}
+
+/// The folder of a container's cgroup.
+pub fn cgroup_of(id: &str, spec: &Spec) -> PathBuf {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
+    let path = path.unwrap_or_else(|| Path::new("/containers").join(id));
+    Path::new("/sys/fs/cgroup").join(path.strip_prefix("/").unwrap_or(&path))
 }
 
 /// Removes the folder of a container that is deleted, once its root, which was in it, is gone.
@@ -100,6 +109,9 @@ fn run() -> Result<()> {
         Request::Exec(request) => {
             let init = sys::inherited(descriptor::INIT).context("no init was handed over")?;
             exec::exec(*request, &init, &reply)
+        }
+        Request::Devices { id, allowed } => {
+            devices::allow(&id, &allowed).and_then(|()| Ok(reply.ready()?))
         }
         Request::Delete { id } => delete::delete(&id).and_then(|()| Ok(reply.ready()?)),
     };

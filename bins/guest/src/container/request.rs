@@ -13,6 +13,7 @@ use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
 
+use super::devices::Allowed;
 use crate::sys;
 
 /// The numbers of the descriptors a helper is started with, after the three of the workload.
@@ -41,6 +42,13 @@ pub enum Request {
     },
     /// Run one more process in a container.
     Exec(Box<Exec>),
+    /// Say which block devices a container may use beyond its specification's.
+    Devices {
+        /// The container.
+        id: String,
+        /// All of them.
+        allowed: Vec<Allowed>,
+    },
     /// Remove what is left of a container, its processes first.
     Delete {
         /// The container.

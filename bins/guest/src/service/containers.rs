@@ -12,7 +12,7 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle_bridge::hresult::Hresult;
@@ -253,13 +253,11 @@ struct Blueprint {
 impl Blueprint {
     fn of(id: &str, spec: &Spec) -> Self {
         let linux = spec.linux().as_ref();
-        let path = linux.and_then(|linux| linux.cgroups_path().clone());
-        let path = path.unwrap_or_else(|| Path::new("/containers").join(id));
         let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref());
         Self {
             seccomp: linux.and_then(|linux| linux.seccomp().clone()),
             namespaces: own_namespaces(spec),
-            cgroup: Path::new("/sys/fs/cgroup").join(path.strip_prefix("/").unwrap_or(&path)),
+            cgroup: container::cgroup_of(id, spec),
             has_poststart_hooks: hooks.is_some_and(|hooks| !hooks.is_empty()),
         }
     }

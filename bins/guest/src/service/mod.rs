@@ -11,6 +11,7 @@ mod errors;
 mod modify;
 mod processes;
 mod properties;
+mod show;
 mod started;
 
 use std::collections::HashMap;
@@ -31,6 +32,7 @@ use crate::storage::mount::Mounter;
 use crate::storage::pipe::Pipes;
 
 use containers::Container;
+use show::Shown;
 
 /// The guest behind the bridge.
 #[derive(Debug)]
@@ -39,8 +41,10 @@ pub struct Agent {
     mounter: Arc<Mounter>,
     channel: GuestChannel,
     pipes: Pipes,
-    /// What is shown in containers, and whether its mount point was made for it.
-    shown: Mutex<HashMap<(String, String), bool>>,
+    /// What is shown in containers.
+    shown: Mutex<Shown>,
+    /// Held by whoever changes which devices a container may use.
+    devices_turn: tokio::sync::Semaphore,
     containers: Mutex<HashMap<String, Arc<Container>>>,
     processes: Arc<Mutex<HashMap<u32, Process>>>,
 }
@@ -61,6 +65,7 @@ impl Agent {
             channel,
             pipes: Pipes::default(),
             shown: Mutex::default(),
+            devices_turn: tokio::sync::Semaphore::new(1),
             containers: Mutex::default(),
             processes: Arc::default(),
         }

@@ -2,18 +2,17 @@
 //! see.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use coracle_bridge::message::incoming::Change;
 use coracle_bridge::message::{
-    CombinedLayers, ContainerMount, MappedDirectory, MappedVirtualDisk, Resource, Verb, VpciDevice,
-    VpmemDevice,
+    CombinedLayers, MappedDirectory, MappedVirtualDisk, Resource, Verb, VpciDevice, VpmemDevice,
 };
 use coracle_bridge::server::ServiceError;
 
 use super::Agent;
 use super::errors::failed;
-use crate::container::{self, attach};
+use crate::container;
 use crate::pci;
 use crate::storage::disk::{self, APPEAR_TIMEOUT, DiskAddress};
 use crate::storage::mount::{Mounter, unmount};
@@ -62,43 +61,10 @@ impl Agent {
         })
         .await
     }
-
-    async fn show(&self, mount: ContainerMount) -> Result<(), ServiceError> {
-        let init = self.container(&mount.container_id)?.init_handle()?;
-        let key = (mount.container_id.clone(), mount.destination.clone());
-        let created = blocking(move || {
-            attach::attach(init, Path::new(&mount.source), Path::new(&mount.destination))
-                .map_err(|error| failed(&error))
-        })
-        .await?;
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(key, created);
-        Ok(())
-    }
-
-    /// A container that is gone has taken its mounts along.
-    async fn hide(&self, mount: ContainerMount) -> Result<(), ServiceError> {
-        let key = (mount.container_id.clone(), mount.destination.clone());
-        let created = self.shown.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        let Ok(container) = self.container(&mount.container_id) else { return Ok(()) };
-        if container.has_exited() {
-            return Ok(());
-        }
-        let init = container.init_handle()?;
-        let hidden = blocking(move || {
-            attach::detach(init, Path::new(&mount.destination), created.unwrap_or(false))
-                .map_err(|error| failed(&error))
-        })
-        .await;
-        if let (Err(_), Some(created)) = (&hidden, created) {
-            // It is still there, and will be removed as it was made.
-            self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(key, created);
-        }
-        hidden
-    }
 }
 
 /// Runs what waits for devices, mounts, or enters a container on a thread that may block.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
 ) -> Result<T, ServiceError> {
     tokio::task::spawn_blocking(work).await.map_err(ServiceError::failed)?
@@ -184,7 +150,9 @@ fn add_disk(mounter: &Mounter, disk: &MappedVirtualDisk) -> Result<(), ServiceEr
     if disk.mount_path.is_empty() {
         return match address(disk) {
             DiskAddress::Lun { .. } => Ok(()),
-            serial => disk::await_attached(mounter, &serial).map_err(|error| failed(&error)),
+            serial => {
+                disk::await_attached(mounter, &serial).map(drop).map_err(|error| failed(&error))
+            }
         };
     }
     if disk.encrypted {

@@ -122,10 +122,10 @@ pub fn attach(
     Ok(())
 }
 
-/// Returns when the disk is there.
-pub fn await_attached(mounter: &Mounter, address: &DiskAddress) -> Result<(), DiskError> {
+/// Returns when the disk is there, with its node.
+pub fn await_attached(mounter: &Mounter, address: &DiskAddress) -> Result<PathBuf, DiskError> {
     load_drivers(mounter, address);
-    wait_for(address, APPEAR_TIMEOUT).map(drop)
+    wait_for(address, APPEAR_TIMEOUT)
 }
 
 /// How a file system is mounted.

@@ -106,6 +106,12 @@ pub struct ContainerMount {
     pub source: String,
     /// Where the container sees it; made if missing.
     pub destination: String,
+    /// Instead of a source: the disk itself, as a block device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<CoracleDisk>,
+    /// The container may not write to the disk.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
 }
 
 /// A socket in the guest; each connection to it becomes one to a port of the host.

@@ -68,7 +68,7 @@ async fn device(vm: &UtilityVm, number: u64, spec: &PlugSpec) -> Result<(Handle,
 }
 
 async fn disk(vm: &UtilityVm, number: u64, spec: &PlugSpec) -> Result<(Handle, Place), UvmError> {
-    let seen = spec.destination.is_some();
+    let seen = spec.destination.is_some() && !spec.is_block_device();
     let mount = vm
         .add_disk(DiskRequest {
             host_path: spec.source.clone(),

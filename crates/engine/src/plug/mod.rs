@@ -15,7 +15,7 @@ mod table;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use coracle_uvm::UtilityVm;
+use coracle_uvm::{UtilityVm, UvmError};
 
 use crate::error::Error;
 use attach::Handle;
@@ -74,8 +74,7 @@ impl Plugs {
         let (handle, place) = attach::attach(&self.vm, number, spec).await.map_err(failed)?;
         if let Some(destination) = &spec.destination {
             for (n, container) in self.running().iter().enumerate() {
-                let shown =
-                    self.vm.show_in_container(container, &place.guest_path, destination).await;
+                let shown = self.show(container, spec, &place.guest_path, destination).await;
                 let Err(source) = shown else { continue };
                 for container in &self.running()[..n] {
                     self.hide_quietly(container, destination).await;
@@ -138,6 +137,30 @@ impl Plugs {
         handle.detach(&self.vm).await.map_err(|(handle, source)| (handle, failed(source)))
     }
 
+    async fn show(
+        &self,
+        container: &str,
+        spec: &PlugSpec,
+        guest_path: &str,
+        destination: &str,
+    ) -> Result<(), UvmError> {
+        if spec.is_block_device() {
+            let (disk, read_only) = (&spec.source, spec.read_only);
+            return self.vm.show_disk_in_container(container, disk, destination, read_only).await;
+        }
+        self.vm.show_in_container(container, guest_path, destination).await
+    }
+
+    /// Shows a container that is about to start the disks it shall see as block devices.
+    pub(crate) async fn show_disks(&self, container: &str) -> Result<(), Error> {
+        for plugged in self.list().into_iter().filter(|there| there.spec.is_block_device()) {
+            let destination = plugged.spec.destination.as_deref().unwrap_or_default();
+            let shown = self.show(container, &plugged.spec, "", destination).await;
+            shown.map_err(|source| plug_error("show in the container", &plugged.spec, source))?;
+        }
+        Ok(())
+    }
+
     async fn hide_quietly(&self, container: &str, destination: &str) {
         if let Err(error) = self.vm.hide_in_container(container, destination).await {
             tracing::error!(container, destination, %error, "cannot undo a mount in a container");
@@ -153,6 +176,9 @@ impl Plugs {
     pub(crate) fn mounts(&self) -> Vec<(String, String, bool)> {
         let seen = |plugged: Plugged| {
             let read_only = plugged.spec.read_only;
+            if plugged.spec.is_block_device() {
+                return None;
+            }
             Some((plugged.guest_path, plugged.spec.destination?, read_only))
         };
         self.list().into_iter().filter_map(seen).collect()
@@ -214,7 +240,7 @@ fn refused(spec: &PlugSpec, refusal: Refusal) -> Error {
     }
 }
 
-fn plug_error(what: &'static str, spec: &PlugSpec, source: coracle_uvm::UvmError) -> Error {
+fn plug_error(what: &'static str, spec: &PlugSpec, source: UvmError) -> Error {
     let (kind, path) = (spec.kind, spec.source.clone());
     Error::Plug { what, kind, path, source: Box::new(source) }
 }

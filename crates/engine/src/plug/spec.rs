@@ -130,6 +130,13 @@ impl PlugSpec {
         }
     }
 
+    /// Whether it is a disk that containers see as it is, not mounted: one whose destination is in
+    /// `/dev`.
+    pub(crate) fn is_block_device(&self) -> bool {
+        let in_dev = |path: &String| path.starts_with("/dev/");
+        self.kind == Kind::Disk && self.destination.as_ref().is_some_and(in_dev)
+    }
+
     /// Whether it is a device of the host, for which all of the VM's memory is pinned.
     pub(crate) fn pins_memory(&self) -> bool {
         let is_ours = |prefix: &str| self.source.starts_with(prefix);

@@ -49,6 +49,11 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
+    /// The serial by which the guest finds a disk that is there.
+    pub(crate) fn serial_of(&self, host_path: &str) -> Option<String> {
+        self.disks.get(&host_path.to_owned()).map(|disk| disk.serial.clone())
+    }
+
     /// Reserves an attachment.
     pub(crate) fn reserve_disk(
         &mut self,
