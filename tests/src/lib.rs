@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub mod detached;
 pub mod host;
 pub mod lab;
 pub mod place;

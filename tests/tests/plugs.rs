@@ -5,57 +5,13 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
 use coracle_tests::Place;
+use coracle_tests::detached::Detached;
 use coracle_tests::place::text;
 use serde_json::Value;
-
-/// A detached sandbox, removed by force however the test ends.
-struct Detached<'a> {
-    place: &'a Place,
-    name: String,
-}
-
-impl<'a> Detached<'a> {
-    fn start(place: &'a Place, options: &[&str]) -> Self {
-        let output = place.output([&["run", "--detach", "--accel", "tcg"][..], options].concat());
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        Self { place, name: text(&output.stdout).trim().to_owned() }
-    }
-
-    fn output(&self, words: &[&str]) -> Output {
-        let words = words.iter().map(|word| if *word == "@" { self.name.as_str() } else { word });
-        self.place.output(words.collect::<Vec<_>>())
-    }
-
-    /// Runs a command that must succeed; `@` stands for the sandbox.
-    fn run(&self, words: &[&str]) -> String {
-        let output = self.output(words);
-        assert!(output.status.success(), "{words:?}: {}", text(&output.stderr));
-        text(&output.stdout)
-    }
-
-    /// Runs a shell command in the container, which must succeed.
-    fn sh(&self, command: &str) -> String {
-        self.run(&["exec", "@", "--", "sh", "-c", command])
-    }
-
-    /// Runs a command that must fail, as ours; returns what it says.
-    fn refused(&self, words: &[&str]) -> String {
-        let output = self.output(words);
-        assert_eq!(output.status.code(), Some(125), "{words:?}: {}", text(&output.stdout));
-        text(&output.stderr)
-    }
-}
-
-impl Drop for Detached<'_> {
-    fn drop(&mut self) {
-        // Gone already is what was wanted.
-        self.place.output(["rm", "--force", &self.name]);
-    }
-}
 
 fn ext4(path: &Path) {
     File::create(path).unwrap().set_len(8 << 20).unwrap();

@@ -49,6 +49,14 @@ pub enum Command {
     Wait(crate::life::OneArgs),
     /// Send a sandbox's command a signal.
     Kill(crate::life::KillArgs),
+    /// Show what sandboxes use.
+    Stats(crate::resources::StatsArgs),
+    /// Give a sandbox that runs more or less of something.
+    Update(Box<crate::resources::UpdateArgs>),
+    /// Stop a sandbox's processors; memory and devices stay.
+    Pause(crate::resources::PauseArgs),
+    /// Let a paused sandbox go on.
+    Resume(crate::resources::PauseArgs),
     /// End a sandbox's command and its VM; what it left to say stays until `rm`.
     Stop(crate::life::StopArgs),
     /// Remove a sandbox that has ended.
@@ -168,6 +176,12 @@ pub struct RunArgs {
     /// Virtual CPUs of the VM.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub cpus: u32,
+    /// Virtual CPUs that `coracle update` can give the VM; no more than --cpus if not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub max_cpus: Option<u32>,
+    /// Memory that `coracle update` can give the VM; no more than --memory if not given.
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse_mib)]
+    pub max_memory: Option<u64>,
     /// Name of the sandbox; a random one if not given.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,

@@ -15,6 +15,7 @@ mod plan9;
 mod plug;
 mod progress;
 mod report;
+mod resources;
 mod run;
 mod signals;
 mod size;
@@ -68,6 +69,22 @@ fn main() -> ExitCode {
         Command::Wait(args) => {
             format = args.format;
             life::wait(&args, &root)
+        }
+        Command::Stats(args) => {
+            format = args.format;
+            resources::stats(&args, &root)
+        }
+        Command::Update(args) => {
+            format = args.format;
+            resources::update(&args, &root)
+        }
+        Command::Pause(args) => {
+            format = args.format;
+            resources::set_paused(&args, true, &root)
+        }
+        Command::Resume(args) => {
+            format = args.format;
+            resources::set_paused(&args, false, &root)
         }
         Command::Kill(args) => {
             format = args.format;

@@ -99,6 +99,8 @@ fn sandbox_spec(args: &RunArgs, rootfs: Option<&str>) -> Result<SandboxSpec> {
         name: args.name.clone(),
         memory_mib: args.memory,
         vcpus: args.cpus,
+        max_vcpus: args.max_cpus,
+        max_memory_mib: args.max_memory,
         accel: args.accel.into(),
         kernel: args.kernel.clone(),
         rootfs: rootfs.map_or(RootFs::BuiltIn, |path| RootFs::At(path.into())),

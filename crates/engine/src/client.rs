@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 
 use crate::monitor::api::{
     Command, Exit, Failure, Kind, PlugSpec, Plugged, RemoveRequest, SandboxView, SignalRequest,
-    SizeRequest, Started, StopRequest,
+    SizeRequest, Started, StopRequest, Update, Usage,
 };
 use crate::monitor::{API_SOCKET, OUTPUT_FILE, STDIO_SOCKET};
 use crate::root::Root;
@@ -204,6 +204,30 @@ impl Client {
     /// The monitor cannot be asked.
     pub async fn remove(&self) -> Result<(), ClientError> {
         self.ask::<(), ()>(Method::DELETE, "/v1/sandbox", None).await
+    }
+
+    /// What it uses.
+    ///
+    /// # Errors
+    /// The guest does not answer; the monitor cannot be asked.
+    pub async fn stats(&self) -> Result<Usage, ClientError> {
+        self.get("/v1/stats").await
+    }
+
+    /// Makes it so.
+    ///
+    /// # Errors
+    /// It cannot have that much; the monitor cannot be asked.
+    pub async fn update(&self, update: &Update) -> Result<SandboxView, ClientError> {
+        self.post("/v1/update", update).await
+    }
+
+    /// Pauses its VM, or lets it go on.
+    ///
+    /// # Errors
+    /// The VM refuses; the monitor cannot be asked.
+    pub async fn set_paused(&self, paused: bool) -> Result<SandboxView, ClientError> {
+        self.post(if paused { "/v1/pause" } else { "/v1/resume" }, &()).await
     }
 
     /// What is plugged in.

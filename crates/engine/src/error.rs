@@ -157,6 +157,22 @@ pub enum Error {
         /// Why.
         source: BridgeError,
     },
+    /// The VM, or its guest, refused something.
+    #[error("cannot {what} the sandbox {name}")]
+    Vm {
+        /// The sandbox.
+        name: String,
+        /// `pause`, `update`, `read the use of`.
+        what: &'static str,
+        /// Why.
+        source: Box<coracle_uvm::UvmError>,
+    },
+    /// Its VM stands still.
+    #[error("the sandbox {name} is paused")]
+    Paused {
+        /// The sandbox.
+        name: String,
+    },
     /// The VM could not be taken down.
     #[error("cannot take down the sandbox {name}")]
     Close {
@@ -249,6 +265,8 @@ impl Error {
             Error::NoExec { .. } => "E-EXEC-UNKNOWN",
             Error::Lost { .. } => "E-LOST",
             Error::Control { .. } => "E-CONTROL",
+            Error::Vm { source, .. } => source.code(),
+            Error::Paused { .. } => "E-PAUSED",
             Error::BadPlug { .. } => "E-PLUG",
             Error::DestinationTaken { .. } => "E-PLUG-DESTINATION",
             Error::NotPlugged { .. } => "E-PLUG-UNKNOWN",
@@ -278,6 +296,8 @@ impl Error {
                     "run `coracle doctor` to see what this host lacks".to_owned()
                 }))
             }
+            Error::Paused { name } => Some(format!("let it go on with `coracle resume {name}`")),
+            Error::Vm { source, .. } => source.help(),
             Error::CommandNotFound { .. } => Some(
                 "look what the root file system holds: `coracle run ROOTFS -- ls /bin`".to_owned(),
             ),

@@ -29,6 +29,8 @@ pub mod run_dir;
 pub mod sandbox;
 pub mod spec;
 pub mod timeline;
+pub mod update;
+pub mod usage;
 
 pub use coracle_uvm::keeper;
 pub use coracle_uvm::share::server as plan9;

@@ -173,7 +173,32 @@ impl Sandbox {
         self.vm.vm_identity().pid
     }
 
-    fn indescribable(&self, source: oci_spec::OciSpecError) -> Error {
+    /// Its VM.
+    pub(crate) fn vm(&self) -> &UtilityVm {
+        &self.vm
+    }
+
+    /// Its container, once its command was started.
+    pub(crate) fn container(&self) -> Option<&Container> {
+        self.container.as_ref()
+    }
+
+    /// Stops the VM's processors, or lets them go on.
+    ///
+    /// # Errors
+    /// The VM does not run, or refuses.
+    pub async fn set_paused(&self, paused: bool) -> Result<(), Error> {
+        if paused {
+            return self.vm.pause().await.map_err(|source| self.refused("pause", source));
+        }
+        self.vm.resume().await.map_err(|source| self.refused("resume", source))
+    }
+
+    pub(crate) fn refused(&self, what: &'static str, source: coracle_uvm::UvmError) -> Error {
+        Error::Vm { name: self.name.clone(), what, source: Box::new(source) }
+    }
+
+    pub(crate) fn indescribable(&self, source: oci_spec::OciSpecError) -> Error {
         Error::Specification { name: self.name.clone(), source }
     }
 
@@ -337,6 +362,8 @@ fn options(
     }
     options.options.memory_size_in_mb = u32::try_from(spec.memory_mib).unwrap_or(u32::MAX);
     options.options.processor_count = spec.vcpus;
+    options.host.max_processors = spec.max_vcpus.unwrap_or(0);
+    options.host.max_memory_mib = spec.max_memory_mib.unwrap_or(0);
     // Its own disks are there from power-on; if nothing is plugged in later, a controller that the
     // guest need not ask about is time.
     options.scsi_controller_count = u32::from(spec.needs_scsi());

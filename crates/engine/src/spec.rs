@@ -28,6 +28,12 @@ pub struct SandboxSpec {
     pub memory_mib: u64,
     /// Virtual processors, at least one.
     pub vcpus: u32,
+    /// Virtual processors it can be given while it runs; none: no more than it begins with.
+    #[serde(default)]
+    pub max_vcpus: Option<u32>,
+    /// Memory in MiB it can be given while it runs; none: no more than it begins with.
+    #[serde(default)]
+    pub max_memory_mib: Option<u64>,
     /// What executes the guest's code.
     pub accel: Accel,
     /// A kernel (ELF `vmlinux`) instead of the guest's own.

@@ -110,7 +110,7 @@ impl Machine {
         Ok(())
     }
 
-    fn guest_failed(&self, operation: &'static str, source: BridgeError) -> UvmError {
+    pub(crate) fn guest_failed(&self, operation: &'static str, source: BridgeError) -> UvmError {
         UvmError::Guest { operation, id: self.id.clone(), source }
     }
 }

@@ -41,6 +41,7 @@ pub mod hcs;
 mod identity;
 mod layers;
 mod lifecycle;
+mod limits;
 pub mod merge;
 pub mod modify;
 pub mod options;
@@ -78,5 +79,8 @@ pub mod container {
         BridgeError, Container, Process, StdinWriter, Stdio, StdoutReader,
     };
     pub use coracle_bridge::hresult::Hresult;
-    pub use coracle_bridge::message::{ContainerConfig, ProcessParameters};
+    pub use coracle_bridge::message::{
+        CgroupMetrics, ContainerConfig, ContainerConstraints, ProcessParameters,
+    };
+    pub use coracle_bridge::wire::Json;
 }

@@ -249,6 +249,7 @@ async fn a_console_reaches_the_person_who_dialled_and_the_exit_reason() {
         engine: accel::Engine::Tcg,
         graphics: false,
         verbose: true,
+        host_devices: false,
         tsc_khz: None,
     };
     let cmdline = coracle_vmm::qemu::kernel_arguments(&facts);

@@ -6,6 +6,9 @@
 //! |---|---|---|
 //! | `GET /v1/sandbox` | | [`SandboxView`] |
 //! | `GET /v1/exit` | | [`Exit`], when the container's command has ended |
+//! | `GET /v1/stats` | | [`Usage`] |
+//! | `POST /v1/update` | [`Update`] | [`SandboxView`] |
+//! | `POST /v1/pause`, `POST /v1/resume` | | [`SandboxView`] |
 //! | `POST /v1/signal` | [`SignalRequest`] | |
 //! | `POST /v1/stop` | [`StopRequest`] | [`Exit`], when the VM is down |
 //! | `DELETE /v1/sandbox` | | when nothing of the sandbox is left but this answer |
@@ -24,6 +27,8 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::plug::{Kind, PlugSpec, Plugged};
 pub use crate::spec::Command;
+pub use crate::update::{Limits, Update};
+pub use crate::usage::Usage;
 
 /// Where a sandbox is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +36,8 @@ pub use crate::spec::Command;
 pub enum Stage {
     /// Its command runs.
     Running,
+    /// Its VM stands still.
+    Paused,
     /// It is being stopped.
     Stopping,
     /// Its command has ended, and its VM with it.
@@ -42,6 +49,7 @@ impl Stage {
     pub fn name(self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::Exited => "exited",
         }

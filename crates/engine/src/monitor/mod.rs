@@ -32,6 +32,7 @@ use crate::progress::OnProgress;
 use crate::root::Root;
 use crate::sandbox::Sandbox;
 use crate::timeline::Timeline;
+use crate::update::Update;
 use api::{Order, ProcessView, SandboxView, Stage};
 use execs::Execs;
 
@@ -53,6 +54,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 struct Monitor {
     view: Mutex<SandboxView>,
     stage: watch::Sender<Stage>,
+    paused: watch::Sender<bool>,
     exit: watch::Sender<Option<u32>>,
     sandbox: Sandbox,
     init: Arc<Process>,
@@ -96,6 +98,7 @@ pub async fn run(
     let monitor = Arc::new(Monitor {
         view: Mutex::new(view.clone()),
         stage: watch::Sender::new(Stage::Running),
+        paused: watch::Sender::new(false),
         exit: watch::Sender::new(None),
         sandbox,
         init: Arc::new(init),
@@ -224,17 +227,44 @@ impl Monitor {
         }
     }
 
-    /// The sandbox, if its VM is up.
-    fn live(&self) -> Result<&Sandbox, Error> {
+    /// The sandbox, if its VM is up, paused or not.
+    fn alive(&self) -> Result<&Sandbox, Error> {
         match *self.stage.borrow() {
-            Stage::Running | Stage::Stopping => Ok(&self.sandbox),
+            Stage::Running | Stage::Paused | Stage::Stopping => Ok(&self.sandbox),
             Stage::Exited => Err(Error::NotRunning { name: self.view().name }),
         }
     }
 
+    /// The sandbox, if its guest can be asked.
+    fn live(&self) -> Result<&Sandbox, Error> {
+        let sandbox = self.alive()?;
+        if *self.paused.borrow() {
+            return Err(Error::Paused { name: sandbox.name().to_owned() });
+        }
+        Ok(sandbox)
+    }
+
+    /// Pauses the VM, or lets it go on.
+    async fn set_paused(&self, paused: bool) -> Result<(), Error> {
+        self.alive()?.set_paused(paused).await?;
+        self.paused.send_replace(paused);
+        Ok(())
+    }
+
+    async fn update(&self, update: &Update) -> Result<(), Error> {
+        self.live()?.update(update).await?;
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.vcpus = update.vcpus.unwrap_or(view.vcpus);
+        view.memory_mib = update.memory_mib.unwrap_or(view.memory_mib);
+        Ok(())
+    }
+
     fn view(&self) -> SandboxView {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        view.state = *self.stage.borrow();
+        view.state = match *self.stage.borrow() {
+            Stage::Running if *self.paused.borrow() => Stage::Paused,
+            stage => stage,
+        };
         view.exit_code = *self.exit.borrow();
         view.plugs = self.sandbox.plugs().list();
         if view.state == Stage::Exited {

@@ -12,7 +12,7 @@ use tokio::net::UnixListener;
 
 use super::api::{
     Command, Exit, Failure, PlugSpec, Plugged, RemoveRequest, SandboxView, SignalRequest,
-    SizeRequest, Stage, Started, StopRequest,
+    SizeRequest, Stage, Started, StopRequest, Update, Usage,
 };
 use super::execs::{self, Exec};
 use super::{Error, Monitor};
@@ -33,9 +33,10 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = match &self.0 {
             Error::NotPlugged { .. } | Error::NoExec { .. } => StatusCode::NOT_FOUND,
-            Error::DestinationTaken { .. } | Error::PlugBusy { .. } | Error::NotRunning { .. } => {
-                StatusCode::CONFLICT
-            }
+            Error::DestinationTaken { .. }
+            | Error::PlugBusy { .. }
+            | Error::NotRunning { .. }
+            | Error::Paused { .. } => StatusCode::CONFLICT,
             error if error.exit_code().is_some() => StatusCode::UNPROCESSABLE_ENTITY,
             Error::BadPlug { .. } | Error::AmbiguousPlug { .. } | Error::NoCommand => {
                 StatusCode::BAD_REQUEST
@@ -54,6 +55,10 @@ pub(super) async fn serve(monitor: Arc<Monitor>, listener: UnixListener) {
         .route("/v1/exit", get(exit))
         .route("/v1/signal", post(signal))
         .route("/v1/stop", post(stop))
+        .route("/v1/stats", get(stats))
+        .route("/v1/update", post(update))
+        .route("/v1/pause", post(pause))
+        .route("/v1/resume", post(resume))
         .route("/v1/execs", post(start_exec))
         .route("/v1/execs/{id}/exit", get(exec_exit))
         .route("/v1/execs/{id}/signal", post(exec_signal))
@@ -89,8 +94,33 @@ async fn signal(State(monitor): Shared, Json(asked): Json<SignalRequest>) -> Ans
     Ok(Json(()))
 }
 
+async fn stats(State(monitor): Shared) -> Answer<Usage> {
+    let ask_guest = !*monitor.paused.borrow();
+    Ok(Json(monitor.alive()?.usage(ask_guest).await?))
+}
+
+async fn update(State(monitor): Shared, Json(asked): Json<Update>) -> Answer<SandboxView> {
+    monitor.update(&asked).await?;
+    Ok(Json(monitor.view()))
+}
+
+async fn pause(State(monitor): Shared) -> Answer<SandboxView> {
+    monitor.set_paused(true).await?;
+    Ok(Json(monitor.view()))
+}
+
+async fn resume(State(monitor): Shared) -> Answer<SandboxView> {
+    monitor.set_paused(false).await?;
+    Ok(Json(monitor.view()))
+}
+
 async fn stop(State(monitor): Shared, Json(asked): Json<StopRequest>) -> Json<Exit> {
     if *monitor.stage.borrow() != Stage::Exited {
+        if *monitor.paused.borrow()
+            && let Err(error) = monitor.set_paused(false).await
+        {
+            tracing::warn!(%error, "a paused VM does not go on to be stopped");
+        }
         monitor.stop.send_replace(Some(Duration::from_secs(asked.timeout)));
     }
     Json(Exit { exit_code: exit_of(&monitor).await })

@@ -26,6 +26,8 @@ pub fn command_line(opts: &OptionsLcow, processor: Processor, now: SystemTime) -
         engine: processor.engine,
         graphics: opts.enable_graphics_console,
         verbose: console || opts.enable_graphics_console,
+        // VFIO takes a physically backed VM.
+        host_devices: opts.vpci_enabled && !opts.options.allow_overcommit,
         tsc_khz: processor.tsc_khz,
     });
     let agent = boot_parameters(opts, now).to_cmdline();

@@ -22,6 +22,8 @@ pub struct KernelFacts {
     pub graphics: bool,
     /// The kernel reports all it does, not only what goes wrong.
     pub verbose: bool,
+    /// Devices of the host may be plugged in, some of which reach no further than 4 GiB.
+    pub host_devices: bool,
     /// Frequency of the host's time stamp counter in kHz, if known ([`host_tsc_khz`]).
     pub tsc_khz: Option<u64>,
 }
@@ -46,6 +48,11 @@ pub fn kernel_arguments(facts: &KernelFacts) -> String {
     word("scsi_mod.scan=manual");
     // Its hot-plug driver for bridges only complains that ACPI's was there first.
     word("initcall_blacklist=shpcd_init");
+    // A guest with room for more memory sets 64 MiB aside to copy through, for devices that cannot
+    // reach all of it. Those that QEMU makes can.
+    if !facts.host_devices {
+        word("swiotlb=noforce");
+    }
     if let (Engine::Tcg, Some(khz)) = (facts.engine, facts.tsc_khz) {
         word(&format!("tsc_early_khz={khz}"));
     }
@@ -98,6 +105,7 @@ mod tests {
         engine: Engine::Tcg,
         graphics: false,
         verbose: false,
+        host_devices: false,
         tsc_khz: Some(2_100_000),
     };
 
@@ -107,7 +115,7 @@ mod tests {
             kernel_arguments(&FACTS),
             "8250.nr_uarts=1 console=ttyS0,115200 panic=-1 reboot=t quiet cryptomgr.notests \
              no_timer_check noreplace-smp random.trust_cpu=on scsi_mod.scan=manual \
-             initcall_blacklist=shpcd_init tsc_early_khz=2100000"
+             initcall_blacklist=shpcd_init swiotlb=noforce tsc_early_khz=2100000"
         );
     }
 
@@ -116,6 +124,12 @@ mod tests {
         let kvm = KernelFacts { engine: Engine::Kvm, ..FACTS };
         assert!(!kernel_arguments(&kvm).contains("tsc_early_khz"));
         assert!(!kernel_arguments(&KernelFacts { tsc_khz: None, ..FACTS }).contains("tsc"));
+    }
+
+    #[test]
+    fn room_to_copy_through_is_for_devices_of_the_host() {
+        let words = kernel_arguments(&KernelFacts { host_devices: true, ..FACTS });
+        assert!(!words.contains("swiotlb"), "{words}");
     }
 
     #[test]

@@ -231,6 +231,7 @@ fn kernel_boot(bench: &Bench, guest: Guest) -> Boot {
         engine: coracle_vmm::accel::Engine::Tcg,
         graphics: false,
         verbose: false,
+        host_devices: false,
         tsc_khz: coracle_vmm::qemu::host_tsc_khz(),
     };
     let cmdline = coracle_vmm::qemu::kernel_arguments(&facts);
