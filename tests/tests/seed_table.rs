@@ -5,11 +5,12 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Every function of a crate that is marked as a test.
+/// Every function of a crate, or of the tests of the whole, that is marked as a test.
 fn tests(crate_name: &str) -> HashSet<String> {
     let mut found = HashSet::new();
-    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
-    for file in sources(&crates.join(crate_name)) {
+    let whole = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let of_crate = sources(&whole.join("../crates").join(crate_name));
+    for file in of_crate.into_iter().chain(sources(&whole.join("tests"))) {
         let text = fs::read_to_string(file).unwrap();
         let mut marked = false;
         for line in text.lines().map(str::trim) {

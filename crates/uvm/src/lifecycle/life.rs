@@ -51,13 +51,14 @@ impl Life {
         outcome
     }
 
-    /// Records the end. The first reason stays.
+    /// Records the end. The first reason stays. Reason and state change at once: whoever learns of
+    /// the end finds the VM over.
     pub(crate) fn exited(&self, reason: ExitReason) {
         self.0.send_modify(|now| {
             now.exit.get_or_insert(reason);
+            // Exits are taken in every state.
+            now.state = now.state.after(Event::Exited).unwrap_or(now.state);
         });
-        // Exits are taken in every state.
-        let _ = self.take(Event::Exited);
     }
 
     pub(crate) fn output_done(&self) {
@@ -126,6 +127,22 @@ mod tests {
         assert!(silent.await.is_err());
         life.output_done();
         life.until_silent().await;
+    }
+
+    #[test]
+    fn whoever_learns_of_the_end_finds_the_vm_over() {
+        for _ in 0..500 {
+            let life = std::sync::Arc::new(Life::created(false));
+            let watched = life.clone();
+            let watcher = std::thread::spawn(move || {
+                while watched.exit().is_none() {
+                    std::hint::spin_loop();
+                }
+                watched.state()
+            });
+            life.exited(ExitReason::Killed);
+            assert!(watcher.join().unwrap().is_over());
+        }
     }
 
     #[test]

@@ -106,13 +106,19 @@ impl Desk {
         self.uses.remove(&id)
     }
 
+    /// Takes the latest use of a disk.
+    pub(crate) fn take_latest(&mut self, host_path: &str) -> Option<(UseId, Use)> {
+        let id = self.latest(host_path)?;
+        Some((id, self.uses.remove(&id)?))
+    }
+
     /// Puts it back when that failed.
     pub(crate) fn put_back(&mut self, id: UseId, used: Use) {
         self.uses.insert(id, used);
     }
 
     /// The latest use of a disk.
-    pub(crate) fn latest(&self, host_path: &str) -> Option<UseId> {
+    fn latest(&self, host_path: &str) -> Option<UseId> {
         let mut newest_first = self.uses.iter().rev();
         newest_first.find(|(_, used)| used.host_path == host_path).map(|(id, _)| *id)
     }

@@ -93,7 +93,11 @@ impl ScsiMount {
     /// use was ended before.
     #[doc(alias = "Release")]
     pub async fn release(&self) -> Result<()> {
-        let done = self.vm.end_use(self.id).await;
+        let used = locked(&self.vm.machine.scsi).take(self.id).ok_or(UvmError::NotAttached);
+        let done = match used {
+            Ok(used) => self.vm.end_use((self.id, used)).await,
+            Err(gone) => Err(gone),
+        };
         if let Err(error) = &done {
             tracing::warn!(path = self.host_path, %error, "cannot release a SCSI disk");
         }
@@ -211,8 +215,9 @@ impl UtilityVm {
         if self.machine.scsi_controllers == 0 {
             return Err(UvmError::NoScsiControllers);
         }
-        let id = locked(&self.machine.scsi).latest(host_path).ok_or(UvmError::NotAttached)?;
-        self.end_use(id).await
+        // Found and taken at once, so that two who remove at the same time end two uses.
+        let taken = locked(&self.machine.scsi).take_latest(host_path);
+        self.end_use(taken.ok_or(UvmError::NotAttached)?).await
     }
 
     /// Where a disk is mounted in the guest; empty for one that is only attached.
@@ -224,15 +229,15 @@ impl UtilityVm {
         locked(&self.machine.scsi).guest_path(host_path).ok_or(UvmError::NotAttached)
     }
 
-    async fn end_use(&self, id: UseId) -> Result<()> {
+    /// Ends a use that was taken off the desk.
+    async fn end_use(&self, (id, used): (UseId, desk::Use)) -> Result<()> {
         let machine = self.machine.clone();
-        to_the_end(async move { machine.end_use(id).await }, |()| async {}).await
+        to_the_end(async move { machine.end_use(id, used).await }, |()| async {}).await
     }
 }
 
 impl Machine {
-    async fn end_use(self: Arc<Self>, id: UseId) -> Result<()> {
-        let mut used = locked(&self.scsi).take(id).ok_or(UvmError::NotAttached)?;
+    async fn end_use(self: Arc<Self>, id: UseId, mut used: desk::Use) -> Result<()> {
         let done = self.take_away(&mut used).await;
         if done.is_err() {
             locked(&self.scsi).put_back(id, used);
