@@ -32,8 +32,10 @@ pub async fn measure(coracle: &Path, guest: &Path) -> Result<Vec<Row>> {
     let mut rows = latencies(vm, place.path(), ping).await?;
     eprintln!("plugs: latencies");
     rows.push(many_disks(vm, place.path()).await?);
-    rows.extend(reads(vm, place.path()).await?);
+    rows.extend(reads(vm, place.path(), guest).await?);
     eprintln!("plugs: reads");
+    rows.push(crate::pipe::measure(vm, place.path(), guest).await?);
+    eprintln!("plugs: a pipe");
     rows.push(growth(vm, place.path()).await?);
     live.vm.close().await?;
     Ok(rows)
@@ -151,7 +153,7 @@ async fn many_disks(vm: &UtilityVm, place: &Path) -> Result<Row> {
 }
 
 /// 200 MB read from either kind of share, what the guest remembers dropped before.
-async fn reads(vm: &UtilityVm, place: &Path) -> Result<Vec<Row>> {
+async fn reads(vm: &UtilityVm, place: &Path, guest: &Path) -> Result<Vec<Row>> {
     const BYTES: u64 = 200 << 20;
     let shared = place.join("shared");
     std::fs::write(shared.join("big"), vec![7; usize::try_from(BYTES)?])?;
@@ -181,6 +183,16 @@ async fn reads(vm: &UtilityVm, place: &Path) -> Result<Vec<Row>> {
             detail: String::new(),
         });
     }
+    let (at, folder) = (guest.to_owned(), shared.clone());
+    let bare = tokio::task::spawn_blocking(move || crate::shared::read(&at, &folder, BYTES, 3));
+    let (bare, ours) = (bare.await??, rows[0].value * 1e6);
+    rows.push(Row {
+        what: "virtio-fs read vs. a bare virtiofsd".to_owned(),
+        value: ours / bare,
+        unit: "x",
+        budget: Budget::AtLeast(0.8),
+        detail: format!("{:.0} MB/s against {:.0} MB/s", ours / 1e6, bare / 1e6),
+    });
     fast.release().await?;
     nine.release().await?;
     Ok(rows)

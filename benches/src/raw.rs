@@ -44,7 +44,7 @@ pub struct Speed {
 pub fn copy(guest: &Path, blocks: u32) -> Result<Speed> {
     let dir = tempfile::tempdir()?;
     let initrd = dir.path().join("raw.img");
-    std::fs::write(&initrd, initrd_bytes(guest, blocks)?)?;
+    std::fs::write(&initrd, initrd_with(guest, &INIT.replace("COUNT", &blocks.to_string()))?)?;
     let socket = dir.path().join("port.sock");
     let mut command = bare::qemu(&guest.join("vmlinux"), &initrd, bare::KERNEL_WORDS, 256);
     let child = command
@@ -104,11 +104,10 @@ pub fn rate(bytes: u64, started: Instant) -> f64 {
 }
 
 /// The guest's own initrd, with another init and a busybox laid over it.
-fn initrd_bytes(guest: &Path, blocks: u32) -> Result<Vec<u8>> {
+pub fn initrd_with(guest: &Path, init: &str) -> Result<Vec<u8>> {
     let mut bytes = std::fs::read(guest.join("initrd.img"))?;
     bytes.resize(bytes.len().next_multiple_of(512), 0);
     let busybox = std::fs::read("/bin/busybox").context("busybox-static is not installed")?;
-    let init = INIT.replace("COUNT", &blocks.to_string());
     let mut over = cpio::Archive::default();
     over.add("bin", 0o755, cpio::Kind::Directory);
     over.add("bin/busybox", 0o755, cpio::Kind::File(&busybox));
