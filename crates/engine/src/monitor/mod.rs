@@ -252,11 +252,13 @@ impl Monitor {
     }
 
     async fn update(&self, update: &Update) -> Result<(), Error> {
-        self.live()?.update(update).await?;
-        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        view.vcpus = update.vcpus.unwrap_or(view.vcpus);
-        view.memory_mib = update.memory_mib.unwrap_or(view.memory_mib);
-        Ok(())
+        let updated = self.live()?.update(update).await;
+        // What came before a failure stays done.
+        let (vm, mut view) =
+            (self.sandbox.vm(), self.view.lock().unwrap_or_else(PoisonError::into_inner));
+        view.vcpus = vm.processor_count();
+        view.memory_mib = vm.memory_in_mib();
+        updated
     }
 
     fn view(&self) -> SandboxView {
