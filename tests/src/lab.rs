@@ -25,11 +25,16 @@ const INIT: &str = "#!/bin/busybox sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 while read module; do insmod /$module; done < /modules
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288,cache=loose,ro root /host
+# Wherever it is, it is not to be hidden by what is mounted next.
+bind() { if [ -d $1 ]; then mkdir -p $2; else : > $2; fi; mount -o bind $1 $2; }
+while read name source; do bind /host$source /keep/$name; done < /binds
 mount -t proc none /host/proc
 mount -t sysfs none /host/sys
 mount -t devtmpfs none /host/dev
 for folder in tmp run root var/tmp; do mount -t tmpfs none /host/$folder; done
 mount -t cgroup2 none /host/sys/fs/cgroup
+mkdir /host/run/lab
+while read name source; do bind /keep/$name /host/run/lab/$name; done < /binds
 ip link set lo up
 cp /script /host/tmp/script
 stty -onlcr < /dev/console
@@ -61,15 +66,18 @@ impl Lab {
         let kernel = Kernel::of_guest();
         let script = format!(
             "set -eu\nexport HOME=/root CORACLE_ROOT=/tmp/lab\nmkdir /tmp/lab\n\
-             ln -s {guest} /tmp/lab/guest\n\
-             coracle() {{ {binary} \"$@\" 2> /tmp/stderr || {{ e=$?; cat /tmp/stderr; return $e; }}; }}\n\
-             load() {{ modprobe -d {folder} \"$1\"; }}\n{script}\n",
-            guest = guest_dir().display(),
-            binary = binary().canonicalize().unwrap().display(),
-            folder = kernel.folder.display(),
+             ln -s /run/lab/guest /tmp/lab/guest\n\
+             coracle() {{ /run/lab/coracle \"$@\" 2> /tmp/stderr || {{ e=$?; cat /tmp/stderr; return $e; }}; }}\n\
+             load() {{ modprobe -d /run/lab/kernel \"$1\"; }}\n{script}\n"
+        );
+        let binds = format!(
+            "coracle {}\nguest {}\nkernel {}\n",
+            binary().canonicalize().unwrap().display(),
+            guest_dir().canonicalize().unwrap().display(),
+            kernel.folder.display(),
         );
         let initrd = self.dir.path().join("initrd");
-        fs::write(&initrd, initial_disk(&kernel, &script)).unwrap();
+        fs::write(&initrd, initial_disk(&kernel, &script, &binds)).unwrap();
         let output = self.boot(&initrd, limit);
         let (printed, errors) = (text(&output.stdout), text(&output.stderr));
         let Some((said, status)) = printed.rsplit_once(END) else {
@@ -151,9 +159,9 @@ impl Kernel {
 }
 
 /// Just enough to mount the root file system of this machine.
-fn initial_disk(kernel: &Kernel, script: &str) -> Vec<u8> {
+fn initial_disk(kernel: &Kernel, script: &str, binds: &str) -> Vec<u8> {
     let mut archive = Archive::default();
-    for folder in ["bin", "host", "dev"] {
+    for folder in ["bin", "host", "keep", "dev"] {
         archive.add(folder, 0o755, Kind::Directory);
     }
     archive.add("dev/console", 0o600, Kind::CharDevice(5, 1));
@@ -162,6 +170,7 @@ fn initial_disk(kernel: &Kernel, script: &str) -> Vec<u8> {
     archive.add("bin/busybox", 0o755, Kind::File(&busybox));
     archive.add("init", 0o755, Kind::File(INIT.as_bytes()));
     archive.add("script", 0o644, Kind::File(script.as_bytes()));
+    archive.add("binds", 0o644, Kind::File(binds.as_bytes()));
     let mut list = String::new();
     for module in ["virtio_pci", "9pnet_virtio", "9p"] {
         for file in kernel.modules(module) {
