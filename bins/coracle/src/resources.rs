@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 use coracle_engine::client::{self, Client, ClientError};
-use coracle_engine::monitor::api::{Limits, Stage, Update, Usage};
+use coracle_engine::monitor::api::{Limits, Update, Usage};
 use coracle_engine::root::Root;
 
 use crate::cli::Format;
@@ -184,8 +184,7 @@ pub fn update(args: &UpdateArgs, root: &Root) -> Result<ExitCode> {
 pub fn set_paused(args: &PauseArgs, paused: bool, root: &Root) -> Result<ExitCode> {
     for name in &args.sandboxes {
         let client = Client::find(root, name)?;
-        let view = block_on(async { Ok(client.set_paused(paused).await?) })?;
-        debug_assert_eq!(paused, view.state == Stage::Paused);
+        block_on(async { Ok(client.set_paused(paused).await?) })?;
         println!("{}", client.name());
     }
     Ok(ExitCode::SUCCESS)

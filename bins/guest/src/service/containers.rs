@@ -216,6 +216,7 @@ impl Agent {
         self.container(id)?;
         self.remove(id).await?;
         self.containers().remove(id);
+        self.shown().forget(id);
         Ok(())
     }
 

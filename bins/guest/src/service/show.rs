@@ -39,10 +39,15 @@ impl Shown {
         let of_it = self.0.iter().filter(|((id, _), _)| id == container);
         of_it.filter_map(|(_, sight)| sight.device).collect()
     }
+
+    /// The container is gone: another of its id begins with nothing.
+    pub(super) fn forget(&mut self, container: &str) {
+        self.0.retain(|(id, _), _| id != container);
+    }
 }
 
 impl Agent {
-    fn shown(&self) -> MutexGuard<'_, Shown> {
+    pub(super) fn shown(&self) -> MutexGuard<'_, Shown> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -138,4 +143,21 @@ impl Agent {
 
 fn address(disk: CoracleDisk) -> DiskAddress {
     if disk.pci.is_empty() { DiskAddress::Serial(disk.serial) } else { DiskAddress::Pci(disk.pci) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_of_the_same_id_may_use_no_disk_of_the_one_before() {
+        let mut shown = Shown::default();
+        let device = Allowed::parse("8:16", true);
+        for id in ["web", "other"] {
+            let key = (id.to_owned(), "/dev/data".to_owned());
+            shown.0.insert(key, Sight { created: true, device });
+        }
+        shown.forget("web");
+        assert_eq!((shown.devices("web").len(), shown.devices("other").len()), (0, 1));
+    }
 }

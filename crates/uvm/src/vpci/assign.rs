@@ -1,7 +1,5 @@
 //! What assigning and removing a device does, on the host and in the guest.
 
-use std::path::Path;
-
 use coracle_bridge::message::{CoraclePci, Resource, Verb, VpciDevice};
 use coracle_vmm::{Device, PciAddress, PciDevice, VmmError};
 use uuid::Uuid;
@@ -185,7 +183,7 @@ fn resource(place: &Place, address: PciAddress) -> Resource {
 
 fn failed_add(path: &str, source: ModifyError) -> UvmError {
     let operation = "failed to assign the device";
-    UvmError::Modify { operation, object: Path::new(path).display().to_string(), source }
+    UvmError::Modify { operation, object: path.to_owned(), source }
 }
 
 async fn give_back_quietly(path: &str, held: Option<Held>) {
