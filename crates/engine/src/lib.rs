@@ -31,6 +31,7 @@ pub mod spec;
 pub mod timeline;
 pub mod update;
 pub mod usage;
+mod vm_options;
 
 pub use coracle_uvm::keeper;
 pub use coracle_uvm::share::server as plan9;

@@ -54,7 +54,6 @@ const DRAIN: Duration = Duration::from_secs(5);
 struct Monitor {
     view: Mutex<SandboxView>,
     stage: watch::Sender<Stage>,
-    paused: watch::Sender<bool>,
     exit: watch::Sender<Option<u32>>,
     sandbox: Sandbox,
     init: Arc<Process>,
@@ -98,7 +97,6 @@ pub async fn run(
     let monitor = Arc::new(Monitor {
         view: Mutex::new(view.clone()),
         stage: watch::Sender::new(Stage::Running),
-        paused: watch::Sender::new(false),
         exit: watch::Sender::new(None),
         sandbox,
         init: Arc::new(init),
@@ -237,17 +235,32 @@ impl Monitor {
 
     /// The sandbox, if its guest can be asked.
     fn live(&self) -> Result<&Sandbox, Error> {
-        let sandbox = self.alive()?;
-        if *self.paused.borrow() {
-            return Err(Error::Paused { name: sandbox.name().to_owned() });
+        match *self.stage.borrow() {
+            Stage::Running | Stage::Stopping => Ok(&self.sandbox),
+            Stage::Paused => Err(Error::Paused { name: self.sandbox.name().to_owned() }),
+            Stage::Exited => Err(Error::NotRunning { name: self.sandbox.name().to_owned() }),
         }
-        Ok(sandbox)
     }
 
-    /// Pauses the VM, or lets it go on.
+    fn is_paused(&self) -> bool {
+        *self.stage.borrow() == Stage::Paused
+    }
+
+    /// Pauses the VM, or lets it go on. One that is being stopped is not paused any more.
     async fn set_paused(&self, paused: bool) -> Result<(), Error> {
-        self.alive()?.set_paused(paused).await?;
-        self.paused.send_replace(paused);
+        let sandbox = self.alive()?;
+        if *self.stage.borrow() == Stage::Stopping {
+            return Err(Error::NotRunning { name: sandbox.name().to_owned() });
+        }
+        sandbox.set_paused(paused).await?;
+        self.stage.send_if_modified(|stage| {
+            let next = match (*stage, paused) {
+                (Stage::Running, true) => Stage::Paused,
+                (Stage::Paused, false) => Stage::Running,
+                (Stage::Running | Stage::Paused | Stage::Stopping | Stage::Exited, _) => *stage,
+            };
+            std::mem::replace(stage, next) != next
+        });
         Ok(())
     }
 
@@ -263,10 +276,7 @@ impl Monitor {
 
     fn view(&self) -> SandboxView {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        view.state = match *self.stage.borrow() {
-            Stage::Running if *self.paused.borrow() => Stage::Paused,
-            stage => stage,
-        };
+        view.state = *self.stage.borrow();
         view.exit_code = *self.exit.borrow();
         view.plugs = self.sandbox.plugs().list();
         if view.state == Stage::Exited {

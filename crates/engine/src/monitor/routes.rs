@@ -95,7 +95,7 @@ async fn signal(State(monitor): Shared, Json(asked): Json<SignalRequest>) -> Ans
 }
 
 async fn stats(State(monitor): Shared) -> Answer<Usage> {
-    let ask_guest = !*monitor.paused.borrow();
+    let ask_guest = !monitor.is_paused();
     Ok(Json(monitor.alive()?.usage(ask_guest).await?))
 }
 
@@ -116,7 +116,7 @@ async fn resume(State(monitor): Shared) -> Answer<SandboxView> {
 
 async fn stop(State(monitor): Shared, Json(asked): Json<StopRequest>) -> Json<Exit> {
     if *monitor.stage.borrow() != Stage::Exited {
-        if *monitor.paused.borrow()
+        if monitor.is_paused()
             && let Err(error) = monitor.set_paused(false).await
         {
             tracing::warn!(%error, "a paused VM does not go on to be stopped");
