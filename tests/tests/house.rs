@@ -10,10 +10,11 @@ use serde_json::Value;
 
 /// Who may know whom, as drawn in ARCHITECTURE.md. `coracle-tests` and `coracle-benches`
 /// look at everything and nobody looks at them.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("coracle", &["coracle-engine", "coracle-persist", "coracle-vmm", "coracle-guest-image"]),
     ("coracle-guest", &["coracle-bridge"]),
-    ("coracle-engine", &["coracle-uvm", "coracle-image", "coracle-persist"]),
+    ("coracle-engine", &["coracle-uvm", "coracle-net", "coracle-image", "coracle-persist"]),
+    ("coracle-net", &[]),
     ("coracle-uvm", &["coracle-vmm", "coracle-bridge", "coracle-plan9"]),
     ("coracle-plan9", &[]),
     ("coracle-guest-image", &["coracle-image"]),

@@ -14,6 +14,7 @@ mod boot;
 mod container;
 mod fake;
 mod log;
+mod network;
 mod pci;
 mod power;
 mod process;

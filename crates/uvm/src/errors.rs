@@ -318,6 +318,14 @@ pub enum UvmError {
         #[source]
         source: crate::vpci::VpciError,
     },
+    /// A network endpoint cannot be added as it is.
+    #[error("network endpoint {id}: {why}")]
+    Endpoint {
+        /// Its id.
+        id: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// More or less of something than the VM can have.
     #[error("{wanted} is not within what the VM can have of {what}: {range}")]
     ResourceRange {
@@ -437,6 +445,7 @@ impl UvmError {
             Self::VpciMemory => "E-VPCI-MEMORY",
             Self::NoVpciDevice { .. } => "E-VPCI-UNKNOWN",
             Self::Vpci { .. } => "E-VPCI",
+            Self::Endpoint { .. } => "E-NET-ENDPOINT",
             Self::Shared(first) => first.code(),
             Self::Abandoned => "E-ABANDONED",
             Self::Stats { .. } => "E-STATS",

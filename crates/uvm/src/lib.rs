@@ -14,7 +14,7 @@
 //! | `guest` | containers, processes, capabilities |
 //! | [`modify`], `disks`, `layers`, `show` | changes, split between host and guest |
 //! | [`windows`] | the rules of what only Windows guests have |
-//! | `plug`, [`scsi`], [`share`], `pipe`, `vpmem` | what is plugged in while the VM runs, one place per kind |
+//! | `plug`, [`scsi`], [`share`], `pipe`, `vpmem`, [`network`] | what is plugged in while the VM runs, one place per kind |
 //! | [`output`], `entropy` | what the guest's program prints, what the guest is fed |
 //! | `identity`, `counters`, `stats`, `resources`, [`schema`] | who a VM is, what it uses and may use |
 //! | [`timeline`] | when each step of a boot happened |
@@ -44,6 +44,7 @@ mod lifecycle;
 mod limits;
 pub mod merge;
 pub mod modify;
+pub mod network;
 pub mod options;
 pub mod output;
 mod pipe;

@@ -169,15 +169,25 @@ pub struct Pmem {
     pub read_only: bool,
 }
 
-/// A virtio network card on a tap device.
+/// A virtio network card.
 #[derive(Debug)]
 pub struct Nic {
     /// Its name.
     pub id: DeviceId,
     /// The address the guest sees, and finds it by.
     pub mac: MacAddress,
-    /// The opened tap device, with `IFF_VNET_HDR`.
-    pub tap: OwnedFd,
+    /// What carries its packets.
+    pub source: NicSource,
+}
+
+/// What carries the packets of a network card.
+#[derive(Debug)]
+pub enum NicSource {
+    /// An opened tap or macvtap device, with `IFF_VNET_HDR`.
+    Tap(OwnedFd),
+    /// A connection to a vhost-user-net server. The VM's memory must be
+    /// [`crate::MemoryBacking::Shared`].
+    VhostUser(OwnedFd),
 }
 
 /// A hardware address.

@@ -15,8 +15,8 @@ use std::{
 };
 
 use coracle_vmm::{
-    Accel, Boot, Device, ExitReason, Lock, MacAddress, MemoryBacking, MiB, Nic, Pmem, User, Vm,
-    VmConfig, Vmm, VmmError, accel, qemu::Qemu,
+    Accel, Boot, Device, ExitReason, Lock, MacAddress, MemoryBacking, MiB, Nic, NicSource, Pmem,
+    User, Vm, VmConfig, Vmm, VmmError, accel, qemu::Qemu,
 };
 use support::{BOOT, Bench, Guest, Monitor, SOON, disk, eventually, id};
 use tokio::{
@@ -275,7 +275,9 @@ async fn a_network_card_comes_and_goes_in_a_running_guest() {
     let name = format!("cv{}", std::process::id());
     for _ in 0..2 {
         let mac = MacAddress([2, 0, 0, 0, 0, 1]);
-        vm.plug(Device::Nic(Nic { id: id("eth0"), mac, tap: tap(&name) })).await.unwrap();
+        vm.plug(Device::Nic(Nic { id: id("eth0"), mac, source: NicSource::Tap(tap(&name)) }))
+            .await
+            .unwrap();
         vm.unplug(&id("eth0"), SOON).await.unwrap();
         eventually("the tap is gone", || !interface(&name).exists());
     }

@@ -78,7 +78,7 @@ impl Agent {
         }
         let spec = config.oci_specification.as_ref();
         let spec = spec.ok_or_else(|| ServiceError::invalid("there is no OCI specification"))?;
-        let spec: Spec = spec
+        let mut spec: Spec = spec
             .decode()
             .map_err(|error| ServiceError::invalid(format!("the OCI specification: {error}")))?;
         let process = spec.process().clone();
@@ -87,6 +87,22 @@ impl Agent {
         let wanted = Wanted { stdin: !terminal, stdout: !terminal, stderr: !terminal };
         let (workload, streams) = streams::make(wanted)?;
 
+        self.join_network(id, &mut spec).await?;
+        let created = self.create_in_network(id, spec, process, &workload, streams).await;
+        if created.is_err() {
+            self.leave_network(id).await;
+        }
+        created
+    }
+
+    async fn create_in_network(
+        &self,
+        id: &str,
+        spec: Spec,
+        process: OciProcess,
+        workload: &streams::WorkloadEnds,
+        streams: AgentEnds,
+    ) -> Result<Created, ServiceError> {
         let blueprint = Blueprint::of(id, &spec);
         let request = Request::Create(Box::new(Create { id: id.to_owned(), spec }));
         let [stdin, stdout, stderr] = &workload.descriptors;
@@ -217,6 +233,7 @@ impl Agent {
         self.remove(id).await?;
         self.containers().remove(id);
         self.shown().forget(id);
+        self.leave_network(id).await;
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod constraints;
 mod containers;
 mod errors;
 mod modify;
+mod network;
 mod processes;
 mod properties;
 mod show;
@@ -24,6 +25,7 @@ use coracle_bridge::message::{ContainerConfig, ProcessParameters, Properties, Pr
 use coracle_bridge::server::{Created, GuestService, ServiceError, Started, Stop, Target};
 
 use crate::container::launch::Launcher;
+use crate::network::Networks;
 use crate::power;
 use crate::process::terminal::Terminal;
 use crate::reaper::{Child, Reaper};
@@ -41,6 +43,7 @@ pub struct Agent {
     mounter: Arc<Mounter>,
     channel: GuestChannel,
     pipes: Pipes,
+    networks: Arc<Mutex<Networks>>,
     /// What is shown in containers.
     shown: Mutex<Shown>,
     /// Held by whoever changes which devices a container may use.
@@ -64,6 +67,7 @@ impl Agent {
             mounter,
             channel,
             pipes: Pipes::default(),
+            networks: Arc::default(),
             shown: Mutex::default(),
             devices_turn: tokio::sync::Semaphore::new(1),
             containers: Mutex::default(),

@@ -30,6 +30,8 @@ impl Agent {
             (Resource::Pipe(pipe), Verb::Remove) => {
                 self.pipes.remove(Path::new(&pipe.path)).map_err(|error| failed(&error))
             }
+            (Resource::Network(adapter), Verb::Add) => self.add_adapter(adapter).await,
+            (Resource::Network(adapter), Verb::Remove) => self.remove_adapter(adapter).await,
             (Resource::ContainerMount(mount), Verb::Add) => self.show(mount).await,
             (Resource::ContainerMount(mount), Verb::Remove) => self.hide(mount).await,
             (resource, verb) => {

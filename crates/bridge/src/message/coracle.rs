@@ -76,6 +76,33 @@ pub struct CoraclePci {
     pub address: String,
 }
 
+/// `Coracle` in the settings of a [`NetworkAdapter`](super::NetworkAdapter): what hcsshim's message has
+/// no room for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct CoracleAdapter {
+    /// The interface's name in its namespace; empty: the first free `eth0`, `eth1`, ...
+    pub name: String,
+    /// Further addresses, each with the length of its prefix: `10.0.0.3/24`, `fd00::2/64`.
+    pub addresses: Vec<String>,
+    /// Routes beside that to the default gateway.
+    pub routes: Vec<CoracleRoute>,
+    /// The largest packet in bytes; 0: as the device has it.
+    pub mtu: u32,
+}
+
+/// A route of an adapter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct CoracleRoute {
+    /// Where to: `10.1.0.0/16`, `::/0`.
+    pub destination: String,
+    /// By way of whom; empty: whoever is there is on the link itself.
+    pub gateway: String,
+    /// The lower, the better; 0: the kernel's choice.
+    pub metric: u32,
+}
+
 /// `Coracle` in the settings of a [`MappedDirectory`](super::MappedDirectory): the share is served by
 /// virtio-fs and not by a 9P server on a port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

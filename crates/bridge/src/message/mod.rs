@@ -41,9 +41,10 @@ pub use container::{
     SystemConfig,
 };
 pub use coracle::{
-    AckExit, AttachStdio, Attached, Chunk, ChunkData, ContainerMount, ContainerState, CoracleDisk,
-    CoracleGuest, CoracleHost, CoraclePci, CoraclePmem, CoracleShare, GuestResources, Held,
-    HeldAnswer, ListState, Pipe, ProcessState, State, StreamOffset,
+    AckExit, AttachStdio, Attached, Chunk, ChunkData, ContainerMount, ContainerState,
+    CoracleAdapter, CoracleDisk, CoracleGuest, CoracleHost, CoraclePci, CoraclePmem, CoracleRoute,
+    CoracleShare, GuestResources, Held, HeldAnswer, ListState, Pipe, ProcessState, State,
+    StreamOffset,
 };
 pub use envelope::{Notification, Request, Response, Rpc};
 pub use metrics::{

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ContainerMount, CoracleDisk, CoraclePci, CoraclePmem, CoracleShare, GuestResources, Pipe,
-    ResourceError, ResourceType,
+    ContainerMount, CoracleAdapter, CoracleDisk, CoraclePci, CoraclePmem, CoracleShare,
+    GuestResources, Pipe, ResourceError, ResourceType,
 };
 use crate::wire::{Json, Layout, WireError, Zero, always, layout, maybe};
 
@@ -275,6 +275,8 @@ pub struct NetworkAdapter {
     pub enable_low_metric: bool,
     /// Bytes an encapsulation takes from the MTU.
     pub encap_overhead: u16,
+    /// Ours: what there is no room for above.
+    pub coracle: Option<CoracleAdapter>,
 }
 
 /// A network adapter of a Windows guest.

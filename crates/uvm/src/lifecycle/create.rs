@@ -14,7 +14,7 @@ use coracle_bridge::port;
 use coracle_vmm::accel;
 use coracle_vmm::qemu::{Qemu, host_tsc_khz};
 use coracle_vmm::{Vm, VmConfig, Vmm, VmmError};
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 use uuid::Uuid;
 
 use super::keeper::RunningKeeper;
@@ -111,6 +111,8 @@ impl UtilityVm {
             shares: Mutex::default(),
             pipes: Mutex::default(),
             vpci: Mutex::default(),
+            spaces: Mutex::default(),
+            network_turn: Semaphore::new(1),
             vpci_enabled: opts.vpci_enabled,
             vpmem: Mutex::new(pmem_slots(&description)),
             vpmem_count: opts.vpmem_device_count,

@@ -24,10 +24,11 @@ use coracle_bridge::channel::{ChannelDir, ChannelListener};
 use coracle_bridge::client::GuestConnection;
 use coracle_bridge::message::GuestDefinedCapabilities;
 use coracle_vmm::{ExitReason, Vm};
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::counters::Counters;
+use crate::network::Spaces;
 use crate::options::{ColdDisk, HostOptions, OutputHandler};
 use crate::pipe::Pipes;
 use crate::scsi::Desk;
@@ -90,6 +91,9 @@ pub(crate) struct Machine {
     pub(crate) shares: Mutex<Shares>,
     pub(crate) pipes: Mutex<Pipes>,
     pub(crate) vpci: Mutex<Vpci>,
+    pub(crate) spaces: Mutex<Spaces>,
+    /// Held by whoever changes the networks.
+    pub(crate) network_turn: Semaphore,
     pub(crate) vpci_enabled: bool,
     pub(crate) vpmem: Mutex<Slots>,
     pub(crate) vpmem_count: u32,

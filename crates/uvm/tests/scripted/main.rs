@@ -6,6 +6,7 @@ mod create;
 mod failed_starts;
 mod guest;
 mod lifecycle;
+mod network;
 mod orders;
 mod plugs;
 mod support;

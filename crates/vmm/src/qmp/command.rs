@@ -89,6 +89,16 @@ commands! {
         /// The name given by `getfd`.
         fd: String,
     };
+    /// Puts a network backend on the server behind a character device.
+    NetdevAddVhostUser = "netdev_add" -> Nothing {
+        /// `vhost-user`.
+        #[serde(rename = "type")]
+        kind: &'static str,
+        /// The backend's id.
+        id: String,
+        /// The character device.
+        chardev: String,
+    };
     /// Removes a network backend.
     NetdevDel = "netdev_del" -> Nothing {
         /// The backend.

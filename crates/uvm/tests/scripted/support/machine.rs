@@ -21,11 +21,15 @@ pub type Log = Arc<Mutex<Vec<&'static str>>>;
 /// Effects that fail.
 type Fails = Arc<Mutex<Vec<&'static str>>>;
 
+/// The effect that fails once, and in how many.
+type FailsAt = Arc<Mutex<Option<(&'static str, u32)>>>;
+
 /// Makes one machine after the other, all with the same guest.
 pub struct ScriptedVmm {
     guest: Guest,
     pub log: Log,
     fails: Fails,
+    fails_at: FailsAt,
     pub config: Mutex<Option<Launched>>,
     state: Mutex<Option<watch::Sender<Option<ExitReason>>>>,
 }
@@ -44,6 +48,7 @@ impl ScriptedVmm {
             guest,
             log: Log::default(),
             fails: Fails::default(),
+            fails_at: FailsAt::default(),
             config: Mutex::default(),
             state: Mutex::default(),
         }
@@ -51,6 +56,11 @@ impl ScriptedVmm {
 
     pub fn fail(&self, effect: &'static str) {
         self.fails.lock().unwrap().push(effect);
+    }
+
+    /// The so many-th one from now fails, and none after it.
+    pub fn fail_at(&self, effect: &'static str, count: u32) {
+        *self.fails_at.lock().unwrap() = Some((effect, count));
     }
 
     pub fn mend(&self, effect: &'static str) {
@@ -113,6 +123,7 @@ impl Vmm for ScriptedVmm {
             guest: self.guest.clone(),
             task: Mutex::default(),
             fails: self.fails.clone(),
+            fails_at: self.fails_at.clone(),
             log: self.log.clone(),
             exit: state,
         }))
@@ -145,6 +156,7 @@ struct Machine {
     guest: Guest,
     task: Mutex<Option<JoinHandle<()>>>,
     fails: Fails,
+    fails_at: FailsAt,
     log: Log,
     exit: watch::Sender<Option<ExitReason>>,
 }
@@ -152,6 +164,14 @@ struct Machine {
 impl Machine {
     fn effect(&self, name: &'static str) -> Result<(), VmmError> {
         self.log.lock().unwrap().push(name);
+        let mut due = self.fails_at.lock().unwrap();
+        if let Some((_, count)) = due.as_mut().filter(|(effect, _)| *effect == name) {
+            *count -= 1;
+            if *count == 0 {
+                *due = None;
+                return Err(VmmError::Injected { name });
+            }
+        }
         if self.fails.lock().unwrap().contains(&name) {
             Err(VmmError::Injected { name })
         } else {

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use async_trait::async_trait;
 use coracle_bridge::hresult::Hresult;
 use coracle_bridge::message::incoming::Change;
-use coracle_bridge::message::{ContainerConfig, ProcessParameters, Properties, PropertiesQuery};
+use coracle_bridge::message::{
+    Capabilities, ContainerConfig, ProcessParameters, Properties, PropertiesQuery,
+};
 use coracle_bridge::server::{Created, GuestService, ServiceError, Started, Stop, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
@@ -20,6 +22,10 @@ pub struct Service {
     pub changes: Mutex<Vec<Change>>,
     /// Refuse changes.
     pub refuses_changes: AtomicBool,
+    /// Refuse the so many-th change from now, and none after it; 0: none.
+    pub refuses_change_in: AtomicU32,
+    /// Say that network namespaces cannot be added.
+    pub knows_no_networks: AtomicBool,
     /// Refuse containers.
     pub refuses_containers: AtomicBool,
     pids: AtomicU32,
@@ -82,6 +88,14 @@ async fn ended_with(exit: watch::Sender<Option<u32>>) -> u32 {
 
 #[async_trait]
 impl GuestService for Service {
+    fn capabilities(&self) -> Capabilities {
+        let mut can = Capabilities::linux();
+        if let Some(can) = can.guest_defined_capabilities.as_mut() {
+            can.namespace_add_request_supported = !self.knows_no_networks.load(Ordering::Relaxed);
+        }
+        can
+    }
+
     async fn create_container(
         &self,
         id: &str,
@@ -134,6 +148,11 @@ impl GuestService for Service {
     async fn modify(&self, change: Change) -> Result<(), ServiceError> {
         if self.refuses_changes.load(Ordering::Relaxed) {
             return Err(ServiceError::failed("no changes today"));
+        }
+        let before = self.refuses_change_in.load(Ordering::Relaxed);
+        self.refuses_change_in.store(before.saturating_sub(1), Ordering::Relaxed);
+        if before == 1 {
+            return Err(ServiceError::failed("not this change"));
         }
         self.changes.lock().unwrap().push(change);
         Ok(())

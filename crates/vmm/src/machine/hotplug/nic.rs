@@ -1,37 +1,71 @@
-//! A network card: the tap's descriptor, the backend on it, the card.
+//! A network card: the way to what carries its packets, the backend on it, the card.
+
+use std::os::fd::OwnedFd;
 
 use super::Bench;
 use crate::{
-    Nic, VmmError,
+    DeviceId, Nic, NicSource, VmmError,
     qemu::device as shape,
-    qmp::command::{CloseFd, Command, GetFd, NetdevAddTap, NetdevDel},
+    qmp::command::{
+        ChardevRemove, CloseFd, Command, GetFd, NetdevAddTap, NetdevAddVhostUser, NetdevDel,
+    },
 };
 
 impl Bench<'_> {
     pub(super) async fn plug_nic(&self, nic: Nic) -> Result<(), VmmError> {
-        let id = nic.id.clone();
-        let backend = shape::nic_backend(&id);
-        let (mac, name) = (nic.mac, id.to_string());
-        self.effects().announce("nic.descriptor")?;
-        let passed = self.client.run_with(GetFd { name: name.clone() }, nic.tap).await;
-        self.shared.result(GetFd::NAME, passed)?;
-        let result = async {
-            self.effects().announce("nic.backend")?;
-            let add = NetdevAddTap { kind: "tap", id: backend.clone(), fd: name.clone() };
-            self.run(add).await.map(|_| ())
+        let Nic { id, mac, source } = nic;
+        let chardev = match source {
+            NicSource::Tap(tap) => {
+                self.add_tap(&id, tap).await?;
+                None
+            }
+            NicSource::VhostUser(server) => Some(self.add_vhost_user(&id, server).await?),
         };
-        if let Err(error) = result.await {
-            self.undo(CloseFd { name }).await;
-            return Err(error);
-        }
         let result = async {
             self.effects().announce("nic.device")?;
             self.add_behind_bridge(&id, |bus| shape::nic_device(&id, mac, bus)).await
         };
         if let Err(error) = result.await {
-            self.undo(NetdevDel { id: backend }).await;
+            self.undo(NetdevDel { id: shape::nic_backend(&id) }).await;
+            if let Some(id) = chardev {
+                self.undo(ChardevRemove { id }).await;
+            }
             return Err(error);
         }
         Ok(())
+    }
+
+    async fn add_tap(&self, id: &DeviceId, tap: OwnedFd) -> Result<(), VmmError> {
+        let name = id.to_string();
+        self.effects().announce("nic.descriptor")?;
+        let passed = self.client.run_with(GetFd { name: name.clone() }, tap).await;
+        self.shared.result(GetFd::NAME, passed)?;
+        let result = async {
+            self.effects().announce("nic.backend")?;
+            let id = shape::nic_backend(id);
+            self.run(NetdevAddTap { kind: "tap", id, fd: name.clone() }).await.map(|_| ())
+        };
+        if let Err(error) = result.await {
+            self.undo(CloseFd { name }).await;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Returns the character device on which the backend is.
+    async fn add_vhost_user(&self, id: &DeviceId, server: OwnedFd) -> Result<String, VmmError> {
+        self.connect_server(id, server).await?;
+        let chardev = shape::port_chardev(id);
+        let result = async {
+            self.effects().announce("nic.backend")?;
+            let id = shape::nic_backend(id);
+            let add = NetdevAddVhostUser { kind: "vhost-user", id, chardev: chardev.clone() };
+            self.run(add).await.map(|_| ())
+        };
+        if let Err(error) = result.await {
+            self.undo(ChardevRemove { id: chardev }).await;
+            return Err(error);
+        }
+        Ok(chardev)
     }
 }

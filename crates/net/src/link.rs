@@ -1,0 +1,256 @@
+//! Devices of the namespace the caller's thread is in.
+
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec};
+
+use crate::netlink::{ask, errno, errno_of};
+use crate::{NetError, Result};
+
+/// No such device.
+const ENODEV: i32 = 19;
+/// It is there already.
+const EEXIST: i32 = 17;
+/// The kernel knows no such kind of device.
+const EOPNOTSUPP: i32 = 95;
+
+/// A hardware address.
+pub type Mac = [u8; 6];
+
+/// A hardware address as text, with colons.
+pub fn mac_text(mac: &Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// The number of a device, if it is there.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn index_of(name: &str) -> Result<Option<u32>> {
+    Ok(find(name)?.map(|link| link.header.index))
+}
+
+/// The number of a device that must be there.
+pub(crate) fn index(name: &str) -> Result<u32> {
+    index_of(name)?.ok_or_else(|| NetError::NoDevice { name: name.to_owned() })
+}
+
+/// A device, if it is there.
+pub(crate) fn find(name: &str) -> Result<Option<LinkMessage>> {
+    ask(&format!("look for {name}"), async |netlink| {
+        match netlink.link().get().match_name(name.to_owned()).execute().try_next().await {
+            Ok(link) => Ok(link),
+            Err(error) if errno(&error) == Some(ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    })
+}
+
+/// Its hardware address.
+pub(crate) fn mac_of(link: &LinkMessage) -> Option<Mac> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(address) => Mac::try_from(address.as_slice()).ok(),
+        _ => None,
+    })
+}
+
+/// Its largest packet in bytes.
+pub(crate) fn mtu_of(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
+}
+
+/// Brings a device up.
+///
+/// # Errors
+/// There is no such device.
+pub fn up(name: &str) -> Result<()> {
+    let index = index(name)?;
+    set(&format!("bring {name} up"), async |netlink| {
+        netlink.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await
+    })
+}
+
+/// Deletes a device. There being none is success.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn delete(name: &str) -> Result<()> {
+    let Some(index) = index_of(name)? else { return Ok(()) };
+    let deleted =
+        set(&format!("delete {name}"), async |netlink| netlink.link().del(index).execute().await);
+    match deleted {
+        Err(error) if errno_of(&error) == Some(ENODEV) => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes a bridge with these addresses, up, if it is not there yet.
+///
+/// # Errors
+/// The name is that of another device; the kernel refuses. A bridge that was made is deleted then.
+pub fn ensure_bridge(name: &str, mac: &Mac, addresses: &[IpNet], mtu: u32) -> Result<()> {
+    let made = set(&format!("make the bridge {name}"), async |netlink| {
+        let bridge = LinkBridge::new(name).address(mac.to_vec()).mtu(mtu).build();
+        netlink.link().add(bridge).execute().await
+    });
+    let is_new = match made {
+        Ok(()) => true,
+        Err(error) if errno_of(&error) == Some(EEXIST) => false,
+        Err(error) => return Err(unsupported(error, "bridge", "CONFIG_BRIDGE")),
+    };
+    let finished = finish_bridge(name, addresses);
+    if finished.is_err() && is_new {
+        drop(delete(name));
+    }
+    finished
+}
+
+fn finish_bridge(name: &str, addresses: &[IpNet]) -> Result<()> {
+    let index = index(name)?;
+    for address in addresses {
+        add_address(name, index, *address)?;
+    }
+    up(name)
+}
+
+/// Gives a device an address; it having it already is success.
+pub(crate) fn add_address(name: &str, index: u32, address: IpNet) -> Result<()> {
+    use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
+    let added = set(&format!("give {name} the address {address}"), async |netlink| {
+        let mut add = netlink.address().add(index, address.addr(), address.prefix_len());
+        if address.addr().is_ipv6() {
+            // Usable at once: nobody else can have it on a bridge of our own.
+            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+            add.message_mut().attributes.push(flags);
+        }
+        add.execute().await
+    });
+    match added {
+        Err(error) if errno_of(&error) == Some(EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes `port` a port of the bridge and brings it up. Isolated ports do not hear each other: what
+/// they say to each other goes by way of the host, and its rules.
+///
+/// # Errors
+/// Either is not there.
+pub fn join_bridge(port: &str, bridge: &str, isolated: bool, mtu: u32) -> Result<()> {
+    let (port_index, bridge_index) = (index(port)?, index(bridge)?);
+    set(&format!("make {port} a port of {bridge}"), async |netlink| {
+        let join = LinkUnspec::new_with_index(port_index).controller(bridge_index).mtu(mtu).up();
+        netlink.link().set(join.build()).execute().await?;
+        let port = LinkBridgePort::new(port_index).isolated(isolated).build();
+        netlink.link().set_port(port).execute().await
+    })
+}
+
+/// Has packets for an address go to a device.
+///
+/// # Errors
+/// The device is not there.
+pub fn add_route(name: &str, to: IpNet) -> Result<()> {
+    let index = index(name)?;
+    let added = set(&format!("route {to} to {name}"), async |netlink| {
+        let route = rtnetlink::RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to.addr(), to.prefix_len())
+            .map_err(|_| rtnetlink::Error::RequestFailed)?
+            .output_interface(index)
+            .build();
+        netlink.route().add(route).execute().await
+    });
+    match added {
+        Err(error) if errno_of(&error) == Some(EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// What a device has carried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Traffic {
+    /// Bytes, packets, errors and drops on the way in.
+    pub rx_bytes: u64,
+    /// Packets in.
+    pub rx_packets: u64,
+    /// Packets in that were dropped.
+    pub rx_dropped: u64,
+    /// Bytes out.
+    pub tx_bytes: u64,
+    /// Packets out.
+    pub tx_packets: u64,
+    /// Packets out that were dropped.
+    pub tx_dropped: u64,
+}
+
+/// What a device has carried so far, as the device sees it.
+///
+/// # Errors
+/// There is no such device.
+pub fn traffic(name: &str) -> Result<Traffic> {
+    let link = find(name)?.ok_or_else(|| NetError::NoDevice { name: name.to_owned() })?;
+    let stats = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Stats64(stats) => Some(*stats),
+        _ => None,
+    });
+    let stats = stats.unwrap_or_default();
+    Ok(Traffic {
+        rx_bytes: stats.rx_bytes,
+        rx_packets: stats.rx_packets,
+        rx_dropped: stats.rx_dropped,
+        tx_bytes: stats.tx_bytes,
+        tx_packets: stats.tx_packets,
+        tx_dropped: stats.tx_dropped,
+    })
+}
+
+/// The networks this host has routes to, beside the default ones: an address in one of them is not
+/// free.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn routed_networks() -> Result<Vec<IpNet>> {
+    use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+    use rtnetlink::{RouteMessageBuilder, packet_route::AddressFamily};
+    let all = ask("list the routes", async |netlink| {
+        let mut routes: Vec<RouteMessage> = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut query = RouteMessageBuilder::<IpAddr>::new().build();
+            query.header.address_family = family;
+            routes.extend(netlink.route().get(query).execute().try_collect::<Vec<_>>().await?);
+        }
+        Ok(routes)
+    })?;
+    let net = |route: &RouteMessage| {
+        let length = route.header.destination_prefix_length;
+        let to = route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+            _ => None,
+        });
+        to.and_then(|ip| IpNet::new(ip, length).ok())
+    };
+    Ok(all.iter().filter_map(net).filter(|net| net.prefix_len() > 0).collect())
+}
+
+/// A change that answers nothing.
+pub(crate) fn set<W>(what: &str, work: impl FnOnce(Handle) -> W) -> Result<()>
+where
+    W: Future<Output = Result<(), rtnetlink::Error>>,
+{
+    ask(what, work)
+}
+
+/// Says by name what the kernel lacks.
+pub(crate) fn unsupported(error: NetError, kind: &'static str, option: &'static str) -> NetError {
+    if errno_of(&error) == Some(EOPNOTSUPP) {
+        return NetError::Unsupported { kind, option };
+    }
+    error
+}
