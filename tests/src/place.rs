@@ -72,6 +72,8 @@ impl Place {
         }
         let mut command = Command::new(binary());
         command.args(args).env("CORACLE_ROOT", self.root()).env_remove("CORACLE_LOG");
+        // Tests of networks are in namespaces of their own, and say so.
+        command.env("CORACLE_NET", "none");
         command.stdin(Stdio::null());
         command
     }

@@ -76,6 +76,9 @@ pub enum Command {
     /// Hand PCI devices to a sandbox that runs, and take them back.
     #[command(subcommand)]
     Device(crate::plug::DeviceVerb),
+    /// Put sandboxes on networks, take them off, show who is on which.
+    #[command(subcommand)]
+    Net(crate::net::NetVerb),
     /// Make or show the guest's kernel, initrd and root file systems.
     Guest(crate::guest::GuestArgs),
     /// Say what this host can do and what it lacks.
@@ -93,6 +96,12 @@ pub enum Command {
     /// Own one detached sandbox (started by coracle itself).
     #[command(hide = true)]
     Monitor(crate::monitor::MonitorArgs),
+    /// Serve the names of one network (started by coracle itself).
+    #[command(hide = true)]
+    NetNames(crate::net::NamesArgs),
+    /// Forward the ports of one sandbox (started by coracle itself).
+    #[command(hide = true)]
+    NetPorts(crate::net::PortsArgs),
     /// Carry the channel of one VM (started by coracle itself).
     #[command(hide = true)]
     Keeper(crate::keeper::KeeperArgs),
@@ -141,6 +150,8 @@ impl From<Accel> for coracle_engine::Accel {
         coracle run -it debian/ bash\n  \
         coracle run --memory 256m --cpus 2 -e MODE=fast app.oci.tar\n  \
         coracle run -v ~/src:/src:ro debian/ make -C /src\n  \
+        coracle run -d -p 8080:80 --name www -- httpd -f -p 80\n  \
+        coracle run --egress 10.0.0.0/8 --net backend debian/ ./job\n  \
         coracle run -d --name web image.tar; coracle exec web -- ps\n  \
         coracle run --timeline -- true"
 )]
@@ -188,6 +199,12 @@ pub struct RunArgs {
     /// Host name in the container; the sandbox's name if not given.
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
+    /// Network: `none`, NAME[,subnet=CIDR]...[,mtu=BYTES], `user`, `ns:PATH` or `cni:NETWORK`.
+    #[arg(long, value_name = "NETWORK", env = "CORACLE_NET")]
+    pub net: Option<String>,
+    /// What the sandbox has of its network.
+    #[command(flatten)]
+    pub network: crate::net::NetworkOptions,
     /// Remove the sandbox when the command ends; without --detach that is always so.
     #[arg(long)]
     pub rm: bool,

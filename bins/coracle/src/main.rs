@@ -2,6 +2,7 @@
 
 mod accel;
 mod cli;
+mod columns;
 mod detach;
 mod detached;
 mod doctor;
@@ -11,6 +12,7 @@ mod guest;
 mod keeper;
 mod life;
 mod monitor;
+mod net;
 mod plan9;
 mod plug;
 mod progress;
@@ -103,6 +105,12 @@ fn main() -> ExitCode {
         Command::Share(verb) => plugged(verb.into(), &root, &mut format),
         Command::Pipe(verb) => plugged(plug::Verb::plain(Kind::Pipe, verb), &root, &mut format),
         Command::Device(verb) => plugged(verb.into(), &root, &mut format),
+        Command::Net(verb) => {
+            format = verb.format();
+            net::run(verb, &root)
+        }
+        Command::NetNames(args) => net::serve_names(&args),
+        Command::NetPorts(args) => net::serve_ports(&args),
         Command::Plan9(args) => plan9::run(args),
         Command::Monitor(args) => monitor::run(&args, &root),
         Command::Guest(args) => guest::run(args, &root),

@@ -10,6 +10,7 @@ use coracle_engine::plug::{Kind, PlugSpec, Plugged, ShareType};
 use coracle_engine::root::Root;
 
 use crate::cli::Format;
+use crate::columns;
 use crate::life::block_on;
 
 /// How a share is served.
@@ -334,14 +335,7 @@ fn print_table(out: &mut impl Write, plugs: &[Plugged]) -> std::io::Result<()> {
     });
     let heading = ["DESTINATION", "SOURCE", "MODE", "SLOT", "STATE"];
     let rows: Vec<[&str; 5]> = std::iter::once(heading).chain(rows).collect();
-    let widths: Vec<usize> =
-        (0..5).map(|n| rows.iter().map(|row| row[n].len()).max().unwrap_or(0)).collect();
-    for row in rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
-        writeln!(out, "{}", cells.join("  ").trim_end())?;
-    }
-    Ok(())
+    columns::print(out, &rows)
 }
 
 #[cfg(test)]

@@ -123,7 +123,18 @@ pub fn stats(args: &StatsArgs, root: &Root) -> Result<ExitCode> {
 
 fn print_table(out: &mut impl Write, all: &[Usage]) -> std::io::Result<()> {
     let width = all.iter().map(|usage| usage.name.len()).max().unwrap_or(0).max(4);
-    let heading = ["VM CPU", "VM MEMORY", "CPU", "MEMORY", "LIMIT", "PIDS", "READ", "WRITTEN"];
+    let heading = [
+        "VM CPU",
+        "VM MEMORY",
+        "CPU",
+        "MEMORY",
+        "LIMIT",
+        "PIDS",
+        "READ",
+        "WRITTEN",
+        "RECEIVED",
+        "SENT",
+    ];
     write!(out, "{:width$}", "NAME")?;
     heading.iter().try_for_each(|word| write!(out, "  {word:>9}"))?;
     writeln!(out)?;
@@ -131,16 +142,19 @@ fn print_table(out: &mut impl Write, all: &[Usage]) -> std::io::Result<()> {
         write!(out, "{:width$}", usage.name)?;
         write!(out, "  {:>9}  {:>9}", seconds(usage.vm.cpu_ns), size(usage.vm.memory_bytes))?;
         match usage.containers.first() {
-            None => writeln!(out, "{}", "          -".repeat(6))?,
+            None => write!(out, "{}", "          -".repeat(6))?,
             Some(c) => {
                 let limit = c.memory_limit_bytes.map_or("-".to_owned(), size);
                 let (cpu, memory) = (seconds(c.cpu_ns), size(c.memory_bytes));
                 let (read, written) = (size(c.read_bytes), size(c.written_bytes));
                 let pids = c.pids;
                 write!(out, "  {cpu:>9}  {memory:>9}  {limit:>9}")?;
-                writeln!(out, "  {pids:>9}  {read:>9}  {written:>9}")?;
+                write!(out, "  {pids:>9}  {read:>9}  {written:>9}")?;
             }
         }
+        let received = size(usage.networks.iter().map(|card| card.traffic.rx_bytes).sum());
+        let sent = size(usage.networks.iter().map(|card| card.traffic.tx_bytes).sum());
+        writeln!(out, "  {received:>9}  {sent:>9}")?;
     }
     Ok(())
 }

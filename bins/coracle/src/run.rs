@@ -24,6 +24,7 @@ use crate::cli::{self, Format, RunArgs};
 use crate::detach::DetachKeys;
 use crate::detached;
 use crate::foreground::{self, Foreground};
+use crate::net;
 use crate::plug::{absolute, device_path};
 use crate::progress::Bar;
 use crate::signals::{Signal, Signals, Urgency};
@@ -109,6 +110,7 @@ fn sandbox_spec(args: &RunArgs, rootfs: Option<&str>) -> Result<SandboxSpec> {
         plugs: plugs(args)?,
         hotplug: false,
         physical_memory: args.physical_memory,
+        networks: net::requests(args.net.as_deref(), &args.network)?,
         helper: std::env::current_exe().ok(),
     })
 }

@@ -15,8 +15,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
 use crate::monitor::api::{
-    Command, Exit, Failure, Kind, PlugSpec, Plugged, RemoveRequest, SandboxView, SignalRequest,
-    SizeRequest, Started, StopRequest, Update, Usage,
+    AttachRequest, Attached, Command, Exit, Failure, Kind, LeaveRequest, PlugSpec, Plugged,
+    RemoveRequest, SandboxView, SignalRequest, SizeRequest, Started, StopRequest, Update, Usage,
 };
 use crate::monitor::{API_SOCKET, OUTPUT_FILE, STDIO_SOCKET};
 use crate::root::Root;
@@ -252,6 +252,34 @@ impl Client {
     /// It is not there or is not let go of; the monitor cannot be asked.
     pub async fn unplug(&self, kind: Kind, key: &str) -> Result<Plugged, ClientError> {
         self.post("/v1/plugs/remove", &RemoveRequest { kind, key: key.to_owned() }).await
+    }
+
+    /// The networks it is on.
+    ///
+    /// # Errors
+    /// The monitor cannot be asked.
+    pub async fn networks(&self) -> Result<Vec<Attached>, ClientError> {
+        self.get("/v1/networks").await
+    }
+
+    /// Puts it on one more network.
+    ///
+    /// # Errors
+    /// It cannot be; the monitor cannot be asked.
+    pub async fn attach_network(
+        &self,
+        request: &AttachRequest,
+    ) -> Result<Vec<Attached>, ClientError> {
+        self.post("/v1/networks", request).await
+    }
+
+    /// Takes it off a network.
+    ///
+    /// # Errors
+    /// It is not on it or is not let go of; the monitor cannot be asked.
+    pub async fn detach_network(&self, network: &str) -> Result<(), ClientError> {
+        let asked = LeaveRequest { network: network.to_owned() };
+        self.post("/v1/networks/remove", &asked).await
     }
 
     /// Starts a further command.

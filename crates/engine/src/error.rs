@@ -235,6 +235,48 @@ pub enum Error {
         /// Why.
         source: Box<coracle_uvm::UvmError>,
     },
+    /// A network cannot be had as it is asked for.
+    #[error("network {network}: {why}")]
+    BadNetwork {
+        /// The network.
+        network: String,
+        /// Why not.
+        why: String,
+    },
+    /// The host's side of a network failed.
+    #[error("cannot {what}")]
+    Network {
+        /// `join the network`, `leave the network`, ...
+        what: &'static str,
+        /// Why.
+        source: Box<coracle_net::NetError>,
+    },
+    /// The VM's side of a network failed.
+    #[error("cannot {what} network {network}")]
+    Endpoint {
+        /// `attach`, `detach`.
+        what: &'static str,
+        /// The network.
+        network: String,
+        /// Why.
+        source: Box<coracle_uvm::UvmError>,
+    },
+    /// A sandbox is on a network once.
+    #[error("sandbox {name} is on network {network} already")]
+    NetworkTaken {
+        /// The sandbox.
+        name: String,
+        /// The network.
+        network: String,
+    },
+    /// A sandbox is not on a network.
+    #[error("sandbox {name} is not on network {network}")]
+    NotOnNetwork {
+        /// The sandbox.
+        name: String,
+        /// The network.
+        network: String,
+    },
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -267,6 +309,11 @@ impl Error {
             Error::Control { .. } => "E-CONTROL",
             Error::Vm { source, .. } => source.code(),
             Error::Paused { .. } => "E-PAUSED",
+            Error::BadNetwork { .. } => "E-NET-ASKED",
+            Error::Network { source, .. } => source.code(),
+            Error::Endpoint { source, .. } => source.code(),
+            Error::NetworkTaken { .. } => "E-NET-ATTACHED",
+            Error::NotOnNetwork { .. } => "E-NET-NOT-ATTACHED",
             Error::BadPlug { .. } => "E-PLUG",
             Error::DestinationTaken { .. } => "E-PLUG-DESTINATION",
             Error::NotPlugged { .. } => "E-PLUG-UNKNOWN",
@@ -297,7 +344,11 @@ impl Error {
                 }))
             }
             Error::Paused { name } => Some(format!("let it go on with `coracle resume {name}`")),
-            Error::Vm { source, .. } => source.help(),
+            Error::Vm { source, .. } | Error::Endpoint { source, .. } => source.help(),
+            Error::Network { source, .. } => source.help(),
+            Error::NotOnNetwork { name, .. } => {
+                Some(format!("`coracle net ls {name}` tells which it is on"))
+            }
             Error::CommandNotFound { .. } => Some(
                 "look what the root file system holds: `coracle run ROOTFS -- ls /bin`".to_owned(),
             ),
@@ -330,7 +381,14 @@ impl Error {
             | Error::Lost { .. }
             | Error::Control { .. }
             | Error::Close { .. }
+            | Error::NetworkTaken { .. }
             | Error::Interrupted => None,
+            Error::BadNetwork { network, .. } if network == "host" => {
+                Some("publish ports with -p, or pass a socket with --pipe".to_owned())
+            }
+            Error::BadNetwork { .. } => {
+                Some("use a network of ours (`--net NAME`) for ports and egress rules".to_owned())
+            }
         }
     }
 

@@ -11,6 +11,7 @@
 //! * [`sandbox`]: the order of things;
 //! * [`process`]: a command that runs;
 //! * [`plug`]: what is plugged in, and what containers see of it;
+//! * [`network`]: the networks it is on;
 //! * [`root`], [`run_dir`]: directories and who owns them;
 //! * [`monitor`], [`client`]: the process that owns a sandbox, and how others talk to it;
 //! * [`timeline`]: when each phase was reached.
@@ -20,6 +21,7 @@
 pub mod client;
 mod error;
 pub mod monitor;
+pub mod network;
 pub mod oci;
 pub mod plug;
 pub mod process;

@@ -2,8 +2,8 @@
 //!
 //! Pure: no file is read and nothing is asked. Defaults are those people know from
 //! podman and runc: the fourteen capabilities, the masked and read-only paths, the
-//! usual mounts and the default device rules. The container shares the VM's network
-//! namespace, for the VM is the boundary; every other namespace is its own.
+//! usual mounts and the default device rules. The network namespace is named where hcsshim
+//! names it, for the agent to find; every other namespace is the container's own.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,8 @@ use oci_spec::runtime::{
     Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceCgroup,
     LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxNamespace, LinuxNamespaceBuilder,
     LinuxNamespaceType, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimitBuilder,
-    PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, WindowsBuilder,
+    WindowsNetworkBuilder,
 };
 
 use crate::spec::Resolved;
@@ -45,6 +46,8 @@ pub struct ContainerSpec {
     pub rootfs: PathBuf,
     /// May it write to its root file system?
     pub read_only: bool,
+    /// The network namespace it is in.
+    pub network: String,
     /// What of the VM it sees: path there, path in the container, read-only.
     pub mounts: Vec<(String, String, bool)>,
 }
@@ -85,6 +88,15 @@ pub fn specification(container: &ContainerSpec) -> Result<Spec, OciSpecError> {
         .mounts(mounts(&container.mounts)?)
         .linux(linux)
         .annotations(annotations)
+        .windows(
+            WindowsBuilder::default()
+                .network(
+                    WindowsNetworkBuilder::default()
+                        .network_namespace(container.network.clone())
+                        .build()?,
+                )
+                .build()?,
+        )
         .build()
 }
 
@@ -265,6 +277,7 @@ mod tests {
             hostname: "c".into(),
             rootfs: "/run/gcs/c/c/rootfs".into(),
             read_only: false,
+            network: "c".into(),
             mounts: vec![],
         }
     }
@@ -299,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn the_container_shares_the_network_of_its_vm() {
+    fn the_container_is_in_the_network_namespace_of_its_sandbox() {
         let json = serde_json::to_value(specification(&container()).unwrap()).unwrap();
         let types: Vec<_> = json["linux"]["namespaces"]
             .as_array()
@@ -308,5 +321,6 @@ mod tests {
             .map(|n| n["type"].as_str().unwrap().to_owned())
             .collect();
         assert_eq!(types, ["pid", "mount", "ipc", "uts", "cgroup"]);
+        assert_eq!(json["windows"]["network"]["networkNamespace"], "c");
     }
 }

@@ -8,6 +8,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::run_dir;
+
 /// The directories of one coracle installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
@@ -111,6 +113,13 @@ impl Root {
     /// Small remembered verdicts, such as the one about KVM.
     pub fn verdicts(&self) -> PathBuf {
         self.cache.join("verdicts")
+    }
+
+    /// One directory per private network: its record. They die with the host's boot, as do the
+    /// devices and rules they tell of.
+    pub fn networks(&self) -> PathBuf {
+        // No name of a sandbox begins with a dot.
+        self.run.join(run_dir::NETWORKS)
     }
 
     /// One directory per live sandbox: sockets and locks.

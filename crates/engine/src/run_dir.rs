@@ -15,6 +15,9 @@ use rustix::fs::{FlockOperation, flock};
 
 const LOCK: &str = "owner.lock";
 
+/// The one directory among those of sandboxes that is none: the records of networks.
+pub(crate) const NETWORKS: &str = ".networks";
+
 /// What can go wrong with a sandbox's directory.
 #[derive(Debug, thiserror::Error)]
 pub enum RunDirError {
@@ -97,13 +100,23 @@ impl RunDir {
 }
 
 /// Removes the directories below `run` whose owners are dead; returns their names.
+///
+/// What they had of others' networks is undone before.
 pub fn sweep(run: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(run) else { return Vec::new() };
     entries
         .flatten()
+        .filter(|entry| entry.file_name() != NETWORKS)
         .filter(|entry| sweep_one(&entry.path()))
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect()
+}
+
+/// Whether a sandbox of this name has an owner that lives.
+pub fn is_alive(run: &Path, id: &str) -> bool {
+    let lock = File::open(run.join(id).join(LOCK));
+    // The lock is ours for a moment if nobody has it; whoever makes a directory locks it before.
+    lock.is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
 }
 
 /// Removes `path` if its owner is dead. True if it is gone.
@@ -115,6 +128,7 @@ fn sweep_one(path: &Path) -> bool {
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         return false;
     }
+    crate::network::undo_leftovers(path);
     fs::remove_dir_all(path).is_ok()
 }
 

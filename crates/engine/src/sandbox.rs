@@ -3,6 +3,7 @@
 //! ```text
 //!   launch: check ─► sweep ─► run dir ─► image ─► VM (create, start, mount) ─► Sandbox
 //!                                │          │            │
+//!                                │          │            │ (joining networks meanwhile)
 //!                                ▼          ▼            ▼
 //!                              taken down in the reverse order on any failure
 //!   start:  overlay ─► container ─► command                                  ─► Process
@@ -27,6 +28,7 @@ use coracle_uvm::timeline::Stage;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+use crate::network::Networks;
 use crate::oci::{self, ContainerSpec, specification};
 use crate::plug::Plugs;
 use crate::process::{self, Process};
@@ -51,6 +53,7 @@ pub struct Sandbox {
     read_only: bool,
     has_scratch_disk: bool,
     plugs: Plugs,
+    networks: Networks,
     container: Option<Container>,
     init: Option<Resolved>,
     timeline: Timeline,
@@ -61,6 +64,7 @@ pub struct Sandbox {
 #[derive(Debug, Default)]
 struct Holdings {
     run_dir: Option<RunDir>,
+    networks: Option<Networks>,
     vm: Option<UtilityVm>,
 }
 
@@ -84,6 +88,7 @@ impl Sandbox {
         for name in sweep(root.run()) {
             tracing::info!(sandbox = name, "swept what a dead owner left");
         }
+        crate::network::sweep(root);
         let mut holdings = Holdings::default();
         let name = spec.name.clone().unwrap_or_else(random_name);
         let result = build(root, &name, &spec, timeline, &cancel, on_progress, &mut holdings).await;
@@ -96,6 +101,7 @@ impl Sandbox {
                 read_only: spec.read_only,
                 has_scratch_disk: spec.scratch_mib.is_some(),
                 plugs: built.plugs,
+                networks: built.networks,
                 container: None,
                 init: None,
                 timeline: built.timeline,
@@ -129,6 +135,7 @@ impl Sandbox {
             hostname: command.hostname.clone().unwrap_or_else(|| self.name.clone()),
             rootfs: rootfs.into(),
             read_only: self.read_only,
+            network: self.networks.namespace().to_owned(),
             mounts: self.plugs.mounts(),
         };
         let spec = specification(&container).map_err(|source| self.indescribable(source))?;
@@ -160,6 +167,11 @@ impl Sandbox {
     /// What is plugged in.
     pub fn plugs(&self) -> &Plugs {
         &self.plugs
+    }
+
+    /// The networks it is on.
+    pub fn networks(&self) -> &Networks {
+        &self.networks
     }
 
     /// The container's command has ended.
@@ -266,7 +278,11 @@ impl Sandbox {
 
 /// Gives everything back, the last first. Goes on after a failure and returns the first.
 async fn release(holdings: &Mutex<Holdings>, name: &str) -> Result<(), Error> {
-    let outcome = end_vm(holdings, name).await;
+    let mut outcome = end_vm(holdings, name).await;
+    let networks = holdings.lock().unwrap_or_else(PoisonError::into_inner).networks.take();
+    if let Some(networks) = networks {
+        outcome = outcome.and(networks.leave_all().await);
+    }
     let dir = holdings.lock().unwrap_or_else(PoisonError::into_inner).run_dir.take();
     let Some(dir) = dir else { return outcome };
     // The scratch disk lies in it and goes with it.
@@ -284,6 +300,7 @@ async fn end_vm(holdings: &Mutex<Holdings>, name: &str) -> Result<(), Error> {
 struct Built {
     vm: UtilityVm,
     plugs: Plugs,
+    networks: Networks,
     image: ImageConfig,
     timeline: Timeline,
 }
@@ -319,14 +336,28 @@ async fn build(
 
     let boot = |source| Error::Boot { name: name.to_owned(), source: Box::new(source) };
     timeline.reach(Phase::Spawn);
-    let vm = UtilityVm::create_lcow(vm_options::options(root, name, spec, &dir, disks))
-        .await
-        .map_err(boot)?;
-    holdings.vm = Some(vm.clone());
-    tokio::select! {
-        started = vm.start() => started.map_err(boot)?,
-        () = cancel.cancelled() => return Err(Error::Interrupted),
-    }
+    let networks = Networks::new(root, name, spec.helper.as_deref());
+    holdings.networks = Some(networks.clone());
+    let booting = async {
+        let vm = UtilityVm::create_lcow(vm_options::options(root, name, spec, &dir, disks))
+            .await
+            .map_err(boot)?;
+        holdings.vm = Some(vm.clone());
+        tokio::select! {
+            started = vm.start() => started.map_err(boot).map(|()| vm),
+            () = cancel.cancelled() => Err(Error::Interrupted),
+        }
+    };
+    let joining = async {
+        for network in &spec.networks {
+            networks.join(network).await?;
+        }
+        Ok(())
+    };
+    // Both to their end, so that whatever fails, what the other did is known.
+    let (booted, joined): (_, Result<(), Error>) = tokio::join!(booting, joining);
+    joined?;
+    let vm = booted?;
     let stages = vm.timeline();
     let phases = [
         (Phase::Kernel, Stage::Agent),
@@ -338,6 +369,7 @@ async fn build(
             timeline.reach_at(phase, at);
         }
     }
+    networks.attach(&vm).await?;
     let plugs = Plugs::new(vm.clone());
     for plug in &spec.plugs {
         tokio::select! {
@@ -345,7 +377,7 @@ async fn build(
             () = cancel.cancelled() => return Err(Error::Interrupted),
         }
     }
-    Ok(Built { vm, plugs, image: image.config, timeline })
+    Ok(Built { vm, plugs, networks, image: image.config, timeline })
 }
 
 /// A root file system as an open erofs image, and what it says about how to run it.

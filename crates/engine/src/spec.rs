@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use coracle_uvm::Accel;
 
 use crate::error::Error;
+use crate::network::AttachRequest;
 use crate::plug::{Kind, PlugSpec, ShareType};
 
 /// Where the root file system comes from.
@@ -51,6 +52,9 @@ pub struct SandboxSpec {
     /// Take all of the VM's memory from the host at once: devices of the host need that.
     #[serde(default)]
     pub physical_memory: bool,
+    /// The networks it is on from its start.
+    #[serde(default)]
+    pub networks: Vec<AttachRequest>,
     /// A `coracle` program, run for what shall be a process of its own. None: threads of this one.
     pub helper: Option<PathBuf>,
 }

@@ -5,6 +5,7 @@ use coracle_uvm::schema::VirtualMachineStatistics;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::network::Traffic;
 use crate::sandbox::Sandbox;
 
 /// What a sandbox uses now, and has used since it was made.
@@ -16,6 +17,19 @@ pub struct Usage {
     pub vm: VmUsage,
     /// Its containers; none while the VM is paused, since its guest cannot be asked then.
     pub containers: Vec<ContainerUsage>,
+    /// Its network cards.
+    #[serde(default)]
+    pub networks: Vec<NetworkUsage>,
+}
+
+/// What a network card has carried, as the sandbox sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkUsage {
+    /// The network.
+    pub network: String,
+    /// What it has carried.
+    #[serde(flatten)]
+    pub traffic: Traffic,
 }
 
 /// What a VM costs the host.
@@ -104,7 +118,10 @@ impl Sandbox {
             let metrics = self.vm().container_metrics(container).await.map_err(failed)?;
             containers.push(ContainerUsage::of(container.id().as_str(), &metrics));
         }
-        Ok(Usage { name: self.name().to_owned(), vm, containers })
+        let networks = self.networks().traffic().await.into_iter();
+        let networks =
+            networks.map(|(network, traffic)| NetworkUsage { network, traffic }).collect();
+        Ok(Usage { name: self.name().to_owned(), vm, containers, networks })
     }
 }
 

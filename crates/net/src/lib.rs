@@ -11,6 +11,7 @@
 //! | [`namespace`] | network namespaces: made, entered on a thread of its own, deleted |
 //! | [`tap`], [`link`], [`mirror`] | devices, over netlink; no program is run for it |
 //! | [`discover`] | what somebody put into a namespace: addresses, routes, neighbours |
+//! | [`cni`] | plugins that put something there |
 //! | [`endpoint`] | the eight kinds of endpoint, and how each becomes a network card |
 //! | [`rules`] | nftables: NAT, published ports, who may send what |
 //! | [`private`] | networks of ours, shared by sandboxes, gone with their last user |
@@ -23,6 +24,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod cni;
 pub mod discover;
 pub mod dns;
 pub mod egress;

@@ -1,6 +1,6 @@
 //! Devices of the namespace the caller's thread is in.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
@@ -133,6 +133,29 @@ pub(crate) fn add_address(name: &str, index: u32, address: IpNet) -> Result<()> 
     });
     match added {
         Err(error) if errno_of(&error) == Some(EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// Takes an address from a device; it not having it is success.
+pub(crate) fn remove_address(name: &str, index: u32, address: IpNet) -> Result<()> {
+    /// EADDRNOTAVAIL.
+    const NOT_THERE: i32 = 99;
+    let removed = set(&format!("take the address {address} from {name}"), async |netlink| {
+        use rtnetlink::AddressMessageBuilder;
+        let length = address.prefix_len();
+        let message = match address.addr() {
+            IpAddr::V4(ip) => {
+                AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(ip, length).build()
+            }
+            IpAddr::V6(ip) => {
+                AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(ip, length).build()
+            }
+        };
+        netlink.address().del(message).execute().await
+    });
+    match removed {
+        Err(error) if errno_of(&error) == Some(NOT_THERE) => Ok(()),
         other => other,
     }
 }

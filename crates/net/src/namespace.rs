@@ -112,6 +112,23 @@ pub fn delete(path: &Path) -> Result<()> {
     }
 }
 
+/// Runs `work` on a thread that is in this one's network namespace and sees it in `/sys`, which shows
+/// the namespace it was mounted in. Nobody else sees that mount, and it ends with the thread.
+pub(crate) fn with_own_sysfs<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    on_a_thread(|| {
+        let failed = |source: nix::Error| NetError::System {
+            what: "see a network namespace in /sys",
+            source: source.into(),
+        };
+        let nothing = None::<&str>;
+        unshare(CloneFlags::CLONE_NEWNS).map_err(failed)?;
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(nothing, "/", nothing, private, nothing).map_err(failed)?;
+        mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), nothing).map_err(failed)?;
+        work()
+    })
+}
+
 fn file(what: &'static str, path: &Path, source: io::Error) -> NetError {
     NetError::File { what, path: path.to_owned(), source }
 }

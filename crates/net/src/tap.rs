@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, makedev, mknodat, open};
 
-use crate::{NetError, Result, sys};
+use crate::{NetError, Result, namespace, sys};
 
 const TUN: &str = "/dev/net/tun";
 /// Frames of the link layer; no extra header; the header by which offloads are passed on.
@@ -45,13 +45,17 @@ fn open_tun(name: &str, flags: u16) -> Result<OwnedFd> {
     Ok(tun)
 }
 
-/// Opens the character device behind the macvtap device `name`, which is in the namespace of this
-/// thread. `sysfs` is where that namespace is seen, as a rule `/sys`.
+/// Opens the character device behind the macvtap device `name`, which is in the network namespace of
+/// this thread.
 ///
 /// # Errors
 /// There is no such device, or the host does not let us make its node.
-pub fn open_macvtap(sysfs: &Path, name: &str) -> Result<OwnedFd> {
-    let folder = sysfs.join("class/net").join(name).join("macvtap");
+pub fn open_macvtap(name: &str) -> Result<OwnedFd> {
+    namespace::with_own_sysfs(|| open_macvtap_in("/sys/class/net".as_ref(), name))
+}
+
+fn open_macvtap_in(devices: &Path, name: &str) -> Result<OwnedFd> {
+    let folder = devices.join(name).join("macvtap");
     let failed = |what, path: &Path, source| NetError::File { what, path: path.into(), source };
     let mut entries = fs::read_dir(&folder).map_err(|e| failed("list", &folder, e))?;
     let entry = entries.next().ok_or_else(|| NetError::NoDevice { name: name.to_owned() })?;

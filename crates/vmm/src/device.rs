@@ -188,6 +188,18 @@ pub enum NicSource {
     /// A connection to a vhost-user-net server. The VM's memory must be
     /// [`crate::MemoryBacking::Shared`].
     VhostUser(OwnedFd),
+    /// A network the monitor makes up by itself, with sockets of its own: no right on the host is
+    /// needed. The guest has 10.0.2.15 there, the host is 10.0.2.2, names are at 10.0.2.3.
+    User(UserNetwork),
+}
+
+/// A network the monitor makes up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserNetwork {
+    /// Ports of the host that lead to the guest, as QEMU writes them: `tcp:127.0.0.1:8080-:80`.
+    pub forwards: Vec<String>,
+    /// The guest may begin to talk to nobody.
+    pub is_restricted: bool,
 }
 
 /// A hardware address.

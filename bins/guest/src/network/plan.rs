@@ -31,6 +31,8 @@ pub struct Plan {
     pub routes: Vec<Route>,
     /// Look up what comes from these addresses in this table.
     pub rules: Vec<(IpAddr, u32)>,
+    /// Neighbours that are known from the start.
+    pub neighbours: Vec<(IpAddr, [u8; 6])>,
     /// Name servers.
     pub servers: Vec<String>,
     /// Search domains.
@@ -89,6 +91,7 @@ impl Plan {
             addresses,
             routes: Vec::new(),
             rules: Vec::new(),
+            neighbours: Vec::new(),
             servers: words(&adapter.dns_server_list),
             domains: words(&adapter.dns_suffix),
         };
@@ -106,6 +109,12 @@ impl Plan {
             let on_link = gateway.is_some_and(|ip| !plan.reaches(ip));
             let metric = route.metric;
             plan.routes.push(Route { destination, gateway, on_link, metric, table: 0 });
+        }
+        for neighbour in &extra.neighbours {
+            let ip = address("the neighbour", &neighbour.address)?;
+            let text = &neighbour.mac_address;
+            let mac = self::mac(text).ok_or_else(|| wrong("the hardware address", text))?;
+            plan.neighbours.push((ip, mac));
         }
         Ok(plan)
     }
@@ -223,6 +232,10 @@ mod tests {
                 gateway: "10.0.0.9".into(),
                 metric: 7,
             }],
+            neighbours: vec![coracle_bridge::message::CoracleNeighbour {
+                address: "10.0.0.7".into(),
+                mac_address: "02:00:00:00:00:07".into(),
+            }],
             mtu: 1400,
         };
         let adapter = NetworkAdapter {
@@ -232,6 +245,7 @@ mod tests {
         };
         let plan = Plan::of(&adapter, 0).unwrap();
         assert_eq!((plan.name.as_str(), plan.mtu, plan.addresses.len()), ("net1", 1400, 2));
+        assert_eq!(plan.neighbours, [("10.0.0.7".parse().unwrap(), [2, 0, 0, 0, 0, 7])]);
         let to: Vec<String> = plan.routes.iter().map(|r| r.destination.to_string()).collect();
         assert_eq!(to, ["0.0.0.0/0", "::/0", "10.9.0.0/16"]);
     }

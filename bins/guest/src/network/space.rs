@@ -112,6 +112,12 @@ impl Space {
             let what = format!("route {} by {name}", route.destination);
             self.run(&what, async |netlink| add_route(&netlink, index, route).await)?;
         }
+        for (ip, mac) in &plan.neighbours {
+            self.run(&format!("make {ip} known as a neighbour by {name}"), async |netlink| {
+                let add = netlink.neighbours().add(index, *ip).link_layer_address(mac);
+                Ok(add.replace().execute().await?)
+            })?;
+        }
         for (from, table) in &plan.rules {
             let what = format!("route what comes from {from} by table {table}");
             self.run(&what, async |netlink| add_rule(&netlink, *from, *table).await)?;

@@ -87,8 +87,20 @@ pub struct CoracleAdapter {
     pub addresses: Vec<String>,
     /// Routes beside that to the default gateway.
     pub routes: Vec<CoracleRoute>,
+    /// Neighbours that are known from the start.
+    pub neighbours: Vec<CoracleNeighbour>,
     /// The largest packet in bytes; 0: as the device has it.
     pub mtu: u32,
+}
+
+/// A neighbour of an adapter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct CoracleNeighbour {
+    /// Its address.
+    pub address: String,
+    /// Its hardware address, with colons.
+    pub mac_address: String,
 }
 
 /// A route of an adapter.

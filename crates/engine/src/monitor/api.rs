@@ -16,6 +16,9 @@
 //! | `GET /v1/execs/ID/exit` | | [`Exit`], when it has ended |
 //! | `POST /v1/execs/ID/signal` | [`SignalRequest`] | |
 //! | `POST /v1/execs/ID/size` | [`SizeRequest`] | |
+//! | `GET /v1/networks` | | list of [`Attached`] |
+//! | `POST /v1/networks` | [`AttachRequest`] | list of [`Attached`] |
+//! | `POST /v1/networks/remove` | [`LeaveRequest`] | |
 //! | `GET /v1/plugs` | | list of [`Plugged`] |
 //! | `POST /v1/plugs` | [`PlugSpec`] | [`Plugged`] |
 //! | `POST /v1/plugs/remove` | [`RemoveRequest`] | [`Plugged`] |
@@ -25,6 +28,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::network::{AttachRequest, Attached};
 pub use crate::plug::{Kind, PlugSpec, Plugged};
 pub use crate::spec::Command;
 pub use crate::update::{Limits, Update};
@@ -81,6 +85,9 @@ pub struct SandboxView {
     /// The process that runs the VM, while there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vm: Option<ProcessView>,
+    /// The networks it is on.
+    #[serde(default)]
+    pub networks: Vec<Attached>,
     /// What is plugged in.
     pub plugs: Vec<Plugged>,
 }
@@ -138,6 +145,13 @@ pub struct RemoveRequest {
     pub kind: Kind,
     /// Its destination or its source.
     pub key: String,
+}
+
+/// Which network to leave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaveRequest {
+    /// Its name.
+    pub network: String,
 }
 
 /// Something failed on the other side.

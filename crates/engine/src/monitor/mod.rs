@@ -154,6 +154,7 @@ fn view_of(order: &Order, sandbox: &Sandbox) -> SandboxView {
         vcpus: order.sandbox.vcpus,
         monitor: ProcessView { pid: std::process::id() },
         vm: Some(ProcessView { pid: sandbox.vm_pid() }),
+        networks: sandbox.networks().list(),
         plugs: sandbox.plugs().list(),
     }
 }
@@ -279,6 +280,7 @@ impl Monitor {
         view.state = *self.stage.borrow();
         view.exit_code = *self.exit.borrow();
         view.plugs = self.sandbox.plugs().list();
+        view.networks = self.sandbox.networks().list();
         if view.state == Stage::Exited {
             view.vm = None;
         }

@@ -11,8 +11,9 @@ use axum::{Json, Router};
 use tokio::net::UnixListener;
 
 use super::api::{
-    Command, Exit, Failure, PlugSpec, Plugged, RemoveRequest, SandboxView, SignalRequest,
-    SizeRequest, Stage, Started, StopRequest, Update, Usage,
+    AttachRequest, Attached, Command, Exit, Failure, LeaveRequest, PlugSpec, Plugged,
+    RemoveRequest, SandboxView, SignalRequest, SizeRequest, Stage, Started, StopRequest, Update,
+    Usage,
 };
 use super::execs::{self, Exec};
 use super::{Error, Monitor};
@@ -32,9 +33,12 @@ impl From<Error> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = match &self.0 {
-            Error::NotPlugged { .. } | Error::NoExec { .. } => StatusCode::NOT_FOUND,
+            Error::NotPlugged { .. } | Error::NoExec { .. } | Error::NotOnNetwork { .. } => {
+                StatusCode::NOT_FOUND
+            }
             Error::DestinationTaken { .. }
             | Error::PlugBusy { .. }
+            | Error::NetworkTaken { .. }
             | Error::NotRunning { .. }
             | Error::Paused { .. } => StatusCode::CONFLICT,
             error if error.exit_code().is_some() => StatusCode::UNPROCESSABLE_ENTITY,
@@ -63,6 +67,8 @@ pub(super) async fn serve(monitor: Arc<Monitor>, listener: UnixListener) {
         .route("/v1/execs/{id}/exit", get(exec_exit))
         .route("/v1/execs/{id}/signal", post(exec_signal))
         .route("/v1/execs/{id}/size", post(exec_size))
+        .route("/v1/networks", get(list_networks).post(add_network))
+        .route("/v1/networks/remove", post(remove_network))
         .route("/v1/plugs", get(list_plugs).post(add_plug))
         .route("/v1/plugs/remove", post(remove_plug))
         .with_state(monitor);
@@ -161,6 +167,23 @@ async fn exec_size(
 ) -> Answer<()> {
     find(&monitor, id)?.process.resize(size.width, size.height).await?;
     Ok(Json(()))
+}
+
+async fn list_networks(State(monitor): Shared) -> Json<Vec<Attached>> {
+    Json(monitor.sandbox.networks().list())
+}
+
+async fn add_network(
+    State(monitor): Shared,
+    Json(asked): Json<AttachRequest>,
+) -> Answer<Vec<Attached>> {
+    let sandbox = monitor.live()?;
+    Ok(Json(sandbox.networks().add(sandbox.vm(), asked).await?))
+}
+
+async fn remove_network(State(monitor): Shared, Json(asked): Json<LeaveRequest>) -> Answer<()> {
+    let sandbox = monitor.live()?;
+    Ok(Json(sandbox.networks().remove(sandbox.vm(), &asked.network).await?))
 }
 
 async fn list_plugs(State(monitor): Shared) -> Json<Vec<Plugged>> {

@@ -26,6 +26,9 @@ use crate::{NetError, Result};
 pub use network::network_rules;
 pub use sandbox::{SandboxRules, sandbox_rules};
 
+/// Before the rules of others, who may let through what we would not.
+const BEFORE_FILTERS: i32 = -5;
+
 /// A transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {

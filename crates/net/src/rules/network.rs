@@ -4,10 +4,13 @@ use ipnet::IpNet;
 use nftables::types::{NfChainType, NfFamily, NfHook};
 
 use super::words::{
-    Builder, drop_it, field, goes_out_elsewhere, goes_out_on, header_of, is, masquerade, network,
-    text, was_redirected,
+    Builder, accept, comes_in_on, drop_it, field, goes_out_elsewhere, goes_out_on, header_of, is,
+    masquerade, network, text, was_redirected,
 };
-use super::{Rules, table_of};
+use super::{BEFORE_FILTERS, Rules, table_of};
+
+/// Every bridge of ours.
+const OURS: &str = "corbr*";
 
 /// Where the kernel's own NAT stands.
 const SOURCE_NAT: i32 = 100;
@@ -35,5 +38,11 @@ pub fn network_rules(bridge: &str, subnets: &[IpNet]) -> Rules {
         let redirect = is(field(protocol, "type"), text(kind));
         inet.rule("out", vec![goes_out_on(bridge), redirect, drop_it()]);
     }
+
+    // From one network of ours to another leads only what was published.
+    inet.chain("forward", NfChainType::Filter, NfHook::Forward, BEFORE_FILTERS);
+    let to_another = || [comes_in_on(bridge), goes_out_on(OURS), goes_out_elsewhere(bridge)];
+    inet.rule("forward", to_another().into_iter().chain([was_redirected(), accept()]).collect());
+    inet.rule("forward", to_another().into_iter().chain([drop_it()]).collect());
     rules
 }

@@ -11,7 +11,7 @@ use super::words::{
     Builder, accept, any_of, comes_in_on, dnat, drop_it, field, header_of, is, is_an_answer,
     is_for_this_host, is_not, number, text,
 };
-use super::{Rules, table_of};
+use super::{BEFORE_FILTERS, Rules, table_of};
 use crate::egress::Egress;
 use crate::link::{Mac, mac_text};
 use crate::publish::{Protocol, Published};
@@ -20,8 +20,6 @@ use crate::publish::{Protocol, Published};
 const DESTINATION_NAT: i32 = -100;
 /// On a bridge, before anything else looks.
 const FIRST: i32 = -300;
-/// Before the rules of others, who may let through what we would not.
-const BEFORE_FILTERS: i32 = -5;
 
 /// What the rules of a sandbox are made from.
 #[derive(Debug, Clone)]

@@ -48,7 +48,7 @@ impl World {
 
     /// Everything of the network that could be left behind.
     pub fn seen(&self) -> String {
-        self.sh("ip -o link | sed 's/^[0-9]*: //'; ip -o addr; ip route; ip -6 route; ip rule; tc qdisc; \
+        self.sh("ip -o link | sed 's/^[0-9]*: //'; ip -o addr | sed 's/ tentative//; s/ brd [0-9.]*//'; ip route; ip -6 route; ip rule; tc qdisc; \
                  nft list ruleset; cat /proc/sys/net/ipv4/ip_forward \
                  /proc/sys/net/ipv6/conf/all/forwarding")
     }

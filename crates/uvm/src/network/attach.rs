@@ -153,6 +153,7 @@ impl Carrier {
         Ok(match self {
             Self::Tap(tap) => NicSource::Tap(tap.try_clone()?),
             Self::VhostUser(server) => NicSource::VhostUser(server.try_clone()?),
+            Self::User(network) => NicSource::User(network.clone()),
         })
     }
 }

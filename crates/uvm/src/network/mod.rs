@@ -27,7 +27,11 @@ use crate::lifecycle::UtilityVm;
 use crate::plug::to_the_end;
 use crate::schema::HnsEndpoint;
 
-pub use coracle_bridge::message::{CoracleAdapter as AdapterExtra, CoracleRoute as AdapterRoute};
+pub use coracle_bridge::message::{
+    CoracleAdapter as AdapterExtra, CoracleNeighbour as AdapterNeighbour,
+    CoracleRoute as AdapterRoute,
+};
+pub use coracle_vmm::UserNetwork;
 pub use host::{HostNetwork, HostNetworkError, NetworkEndpoints};
 pub(crate) use spaces::Spaces;
 
@@ -50,6 +54,8 @@ pub enum Carrier {
     Tap(Arc<OwnedFd>),
     /// A connection to a vhost-user-net server; the VM must share its memory.
     VhostUser(Arc<OwnedFd>),
+    /// The monitor's own made-up network, which needs no right on the host.
+    User(UserNetwork),
 }
 
 impl UtilityVm {

@@ -99,6 +99,20 @@ commands! {
         /// The character device.
         chardev: String,
     };
+    /// Makes a network up.
+    NetdevAddUser = "netdev_add" -> Nothing {
+        /// `user`.
+        #[serde(rename = "type")]
+        kind: &'static str,
+        /// The backend's id.
+        id: String,
+        /// No IPv6.
+        ipv6: bool,
+        /// The guest may begin to talk to nobody.
+        restrict: bool,
+        /// Ports of the host that lead to the guest.
+        hostfwd: Vec<Words>,
+    };
     /// Removes a network backend.
     NetdevDel = "netdev_del" -> Nothing {
         /// The backend.
@@ -183,6 +197,14 @@ pub struct ObjectAdd(pub Value);
 impl Command for ObjectAdd {
     const NAME: &'static str = "object-add";
     type Reply = Nothing;
+}
+
+/// A text in a list of texts, as QEMU has it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Words {
+    /// The text.
+    #[serde(rename = "str")]
+    pub text: String,
 }
 
 /// Adds a character device.

@@ -7,7 +7,8 @@ use crate::{
     DeviceId, Nic, NicSource, VmmError,
     qemu::device as shape,
     qmp::command::{
-        ChardevRemove, CloseFd, Command, GetFd, NetdevAddTap, NetdevAddVhostUser, NetdevDel,
+        ChardevRemove, CloseFd, Command, GetFd, NetdevAddTap, NetdevAddUser, NetdevAddVhostUser,
+        NetdevDel, Words,
     },
 };
 
@@ -20,6 +21,19 @@ impl Bench<'_> {
                 None
             }
             NicSource::VhostUser(server) => Some(self.add_vhost_user(&id, server).await?),
+            NicSource::User(network) => {
+                self.effects().announce("nic.backend")?;
+                let text = |text: String| Words { text };
+                self.run(NetdevAddUser {
+                    kind: "user",
+                    id: shape::nic_backend(&id),
+                    ipv6: false,
+                    restrict: network.is_restricted,
+                    hostfwd: network.forwards.into_iter().map(text).collect(),
+                })
+                .await?;
+                None
+            }
         };
         let result = async {
             self.effects().announce("nic.device")?;
