@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::net::Ground;
+
 /// A snapshot of what belongs to one place, as lines of text.
 #[derive(Debug, Clone, Default)]
 pub struct Host {
@@ -17,7 +19,8 @@ pub struct Host {
 
 impl Host {
     /// Looks for what belongs to `root`, or has `mark` in its command line.
-    pub fn scan(root: &Path, mark: &str) -> Host {
+    /// Of a place with networks, what is in its namespace too.
+    pub fn scan(root: &Path, mark: &str, ground: Option<&Ground>) -> Host {
         let mut seen = BTreeSet::new();
         for (pid, command_line) in processes(root, mark) {
             seen.insert(format!("process {pid}: {command_line}"));
@@ -26,12 +29,13 @@ impl Host {
         lines_naming("/proc/net/unix", root, "socket", &mut seen);
         cgroups(Path::new("/sys/fs/cgroup"), mark, 0, &mut seen);
         files(&root.join("run"), &mut seen);
+        seen.extend(ground.into_iter().flat_map(Ground::seen));
         Host { seen, root: root.to_owned(), mark: mark.to_owned() }
     }
 
     /// What is here and was not in `before`. The dying get three seconds to be gone:
     /// a killed process is there until it is reaped.
-    pub fn beyond(&self, before: &Host) -> Vec<String> {
+    pub fn beyond(&self, before: &Host, ground: Option<&Ground>) -> Vec<String> {
         let deadline = Instant::now() + Duration::from_secs(3);
         let mut now = self.clone();
         loop {
@@ -40,7 +44,7 @@ impl Host {
                 return left;
             }
             sleep(Duration::from_millis(50));
-            now = Host::scan(&self.root, &self.mark);
+            now = Host::scan(&self.root, &self.mark, ground);
         }
     }
 }
@@ -95,9 +99,21 @@ fn cgroups(dir: &Path, mark: &str, depth: u32, seen: &mut BTreeSet<String>) {
     }
 }
 
+/// The folder of networks and its lock stay, as a lock must.
 fn files(dir: &Path, seen: &mut BTreeSet<String>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.ends_with(".networks/lock")
+            || (path.ends_with(".networks") && has_only_a_lock(&path))
+        {
+            continue;
+        }
         seen.insert(format!("file: {}", entry.path().display()));
         files(&entry.path(), seen);
     }
+}
+
+fn has_only_a_lock(folder: &Path) -> bool {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name()).all(|name| name == "lock")
 }

@@ -9,6 +9,7 @@
 pub mod detached;
 pub mod host;
 pub mod lab;
+pub mod net;
 pub mod place;
 
 pub use host::Host;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
+use crate::net::Ground;
 use crate::{Host, host};
 
 /// A private `--root`; everything a test starts carries its mark.
@@ -19,6 +20,8 @@ pub struct Place {
     mark: String,
     started: AtomicU32,
     before: Host,
+    /// Where its commands run; none: where the test does, without a network.
+    ground: Option<Ground>,
 }
 
 impl Place {
@@ -27,6 +30,26 @@ impl Place {
     /// # Panics
     /// When the guest files are not there.
     pub fn new() -> Place {
+        Place::make(false)
+    }
+
+    /// The same, whose commands run in a network namespace of its own, with the default network.
+    ///
+    /// # Panics
+    /// As [`Place::new`]; not root.
+    pub fn networked() -> Place {
+        Place::make(true)
+    }
+
+    /// The network namespaces of a networked place.
+    ///
+    /// # Panics
+    /// It is none.
+    pub fn ground(&self) -> &Ground {
+        self.ground.as_ref().expect("the place was made with `networked`")
+    }
+
+    fn make(networked: bool) -> Place {
         let guest = guest_dir();
         assert!(
             guest.join("manifest.json").exists(),
@@ -42,8 +65,9 @@ impl Place {
         fs::write(verdicts.join("fallback-told"), boot_id).unwrap();
         let suffix: String = dir.path().to_string_lossy().chars().rev().take(6).collect();
         let mark = format!("place{}", suffix.replace(|c: char| !c.is_ascii_alphanumeric(), "0"));
-        let before = Host::scan(dir.path(), &mark);
-        Place { dir, mark, started: AtomicU32::new(0), before }
+        let ground = networked.then(|| Ground::new(dir.path()));
+        let before = Host::scan(dir.path(), &mark, ground.as_ref());
+        Place { dir, mark, started: AtomicU32::new(0), before, ground }
     }
 
     /// The root directory.
@@ -66,14 +90,19 @@ impl Place {
     pub fn coracle<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Command {
         let mut args: Vec<OsString> = args.into_iter().map(|a| a.as_ref().to_owned()).collect();
         let is_run = args.first().is_some_and(|verb| verb == "run");
-        if is_run && !args.iter().any(|a| a == "--name") {
+        let is_name = |a: &OsString| a.as_encoded_bytes().starts_with(b"--name");
+        if is_run && !args.iter().any(is_name) {
             let number = self.started.fetch_add(1, Ordering::Relaxed);
             args.insert(1, format!("--name={}-{number}", self.mark).into());
         }
-        let mut command = Command::new(binary());
+        let mut command = match &self.ground {
+            Some(ground) => ground.command(&binary()),
+            None => Command::new(binary()),
+        };
         command.args(args).env("CORACLE_ROOT", self.root()).env_remove("CORACLE_LOG");
-        // Tests of networks are in namespaces of their own, and say so.
-        command.env("CORACLE_NET", "none");
+        if self.ground.is_none() {
+            command.env("CORACLE_NET", "none");
+        }
         command.stdin(Stdio::null());
         command
     }
@@ -91,7 +120,8 @@ impl Place {
     /// # Panics
     /// When something is left: it is named.
     pub fn assert_nothing_left(&self) {
-        let left = Host::scan(self.root(), &self.mark).beyond(&self.before);
+        let ground = self.ground.as_ref();
+        let left = Host::scan(self.root(), &self.mark, ground).beyond(&self.before, ground);
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
 }

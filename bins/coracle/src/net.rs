@@ -50,6 +50,7 @@ pub enum NetVerb {
         /// The sandbox.
         sandbox: String,
         /// The network: NAME[,subnet=CIDR]...[,mtu=BYTES], made if nobody is on it; ns:PATH; cni:NAME.
+        #[arg(value_parser = parse_source)]
         network: Source,
         /// The rest.
         #[command(flatten)]
@@ -229,6 +230,11 @@ fn addresses(network: &Attached) -> String {
 
 fn join<T: ToString>(all: &[T]) -> String {
     all.iter().map(T::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// clap shows no causes: they are put into the text.
+fn parse_source(text: &str) -> Result<Source, String> {
+    text.parse::<Source>().map_err(|error| format!("{:#}", anyhow::Error::new(error)))
 }
 
 fn parse_mac(text: &str) -> Result<[u8; 6], String> {

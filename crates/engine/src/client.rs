@@ -118,6 +118,7 @@ pub struct Client {
 
 /// The names of all sandboxes with a monitor; what dead ones left is swept away first.
 pub fn names(root: &Root) -> Vec<String> {
+    crate::network::sweep(root);
     for name in sweep(root.run()) {
         tracing::info!(sandbox = name, "swept what a dead owner left");
     }

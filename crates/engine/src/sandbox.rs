@@ -88,7 +88,10 @@ impl Sandbox {
         for name in sweep(root.run()) {
             tracing::info!(sandbox = name, "swept what a dead owner left");
         }
-        crate::network::sweep(root);
+        let of = root.clone();
+        let swept = tokio::task::spawn_blocking(move || crate::network::sweep(&of)).await;
+        // Sweeping does not panic; if it did, what is left is left.
+        drop(swept);
         let mut holdings = Holdings::default();
         let name = spec.name.clone().unwrap_or_else(random_name);
         let result = build(root, &name, &spec, timeline, &cancel, on_progress, &mut holdings).await;

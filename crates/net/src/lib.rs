@@ -1,7 +1,7 @@
 //! The host's side of a sandbox's network.
 //!
 //! ```text
-//!   private network:  guest ── tap ── bridge (address, NAT, names) ── host's routes
+//!   private network:  guest ── tap ── host (address, NAT, names, rules) ── host's routes
 //!   namespace:        guest ── tap ══ mirrored ══ veth ── whatever a CNI plugin made
 //!   macvtap:          guest ── macvtap ── a device of the host
 //! ```

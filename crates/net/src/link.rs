@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec};
 
 use crate::netlink::{ask, errno, errno_of};
 use crate::{NetError, Result};
@@ -42,7 +42,9 @@ pub(crate) fn index(name: &str) -> Result<u32> {
 pub(crate) fn find(name: &str) -> Result<Option<LinkMessage>> {
     ask(&format!("look for {name}"), async |netlink| {
         match netlink.link().get().match_name(name.to_owned()).execute().try_next().await {
-            Ok(link) => Ok(link),
+            Ok(Some(link)) => Ok(Some(link)),
+            // The kernel answers one way or the other: no answer is none.
+            Ok(None) => Err(rtnetlink::Error::RequestFailed),
             Err(error) if errno(&error) == Some(ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
@@ -160,27 +162,24 @@ pub(crate) fn remove_address(name: &str, index: u32, address: IpNet) -> Result<(
     }
 }
 
-/// Makes `port` a port of the bridge and brings it up. Isolated ports do not hear each other: what
-/// they say to each other goes by way of the host, and its rules.
+/// Makes a device the wire between this host and one sandbox: the host has `own` at its end of it,
+/// and finds `theirs` at the other.
 ///
 /// # Errors
-/// Either is not there.
-pub fn join_bridge(port: &str, bridge: &str, isolated: bool, mtu: u32) -> Result<()> {
-    let (port_index, bridge_index) = (index(port)?, index(bridge)?);
-    set(&format!("make {port} a port of {bridge}"), async |netlink| {
-        let join = LinkUnspec::new_with_index(port_index).controller(bridge_index).mtu(mtu).up();
-        netlink.link().set(join.build()).execute().await?;
-        let port = LinkBridgePort::new(port_index).isolated(isolated).build();
-        netlink.link().set_port(port).execute().await
-    })
+/// It is not there; the kernel refuses.
+pub fn wire(name: &str, own: &[IpAddr], theirs: &[IpAddr], mtu: u32) -> Result<()> {
+    let index = index(name)?;
+    set(&format!("bring {name} up"), async |netlink| {
+        netlink.link().set(LinkUnspec::new_with_index(index).mtu(mtu).up().build()).execute().await
+    })?;
+    for ip in own {
+        add_address(name, index, IpNet::from(*ip))?;
+    }
+    theirs.iter().try_for_each(|ip| add_route(name, index, IpNet::from(*ip)))
 }
 
 /// Has packets for an address go to a device.
-///
-/// # Errors
-/// The device is not there.
-pub fn add_route(name: &str, to: IpNet) -> Result<()> {
-    let index = index(name)?;
+fn add_route(name: &str, index: u32, to: IpNet) -> Result<()> {
     let added = set(&format!("route {to} to {name}"), async |netlink| {
         let route = rtnetlink::RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(to.addr(), to.prefix_len())
@@ -263,7 +262,7 @@ pub fn routed_networks() -> Result<Vec<IpNet>> {
 }
 
 /// A change that answers nothing.
-pub(crate) fn set<W>(what: &str, work: impl FnOnce(Handle) -> W) -> Result<()>
+pub(crate) fn set<W>(what: &str, work: impl FnOnce(Handle) -> W + Send) -> Result<()>
 where
     W: Future<Output = Result<(), rtnetlink::Error>>,
 {

@@ -133,7 +133,8 @@ fn file(what: &'static str, path: &Path, source: io::Error) -> NetError {
     NetError::File { what, path: path.to_owned(), source }
 }
 
-fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+/// Runs `work` on a thread of its own, which begins in the namespaces of this one.
+pub(crate) fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let done = scope.spawn(work).join();
         done.unwrap_or_else(|_| {

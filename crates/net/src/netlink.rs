@@ -5,11 +5,21 @@ use std::future::Future;
 use rtnetlink::Handle;
 use tokio::runtime::Builder;
 
+use crate::namespace::on_a_thread;
 use crate::{NetError, Result};
 
 /// Runs `work` with a netlink connection to the namespace of this thread. Blocks for as long as the
-/// kernel takes.
-pub(crate) fn ask<T, W>(what: &str, work: impl FnOnce(Handle) -> W) -> Result<T>
+/// kernel takes. It is done on a thread of its own, which is in the same namespace, since this one may
+/// be a runtime's.
+pub(crate) fn ask<T, W>(what: &str, work: impl FnOnce(Handle) -> W + Send) -> Result<T>
+where
+    T: Send,
+    W: Future<Output = Result<T, rtnetlink::Error>>,
+{
+    on_a_thread(|| ask_here(what, work))
+}
+
+fn ask_here<T, W>(what: &str, work: impl FnOnce(Handle) -> W) -> Result<T>
 where
     W: Future<Output = Result<T, rtnetlink::Error>>,
 {

@@ -29,8 +29,10 @@ fn the_first_makes_the_network_and_the_last_leaves_nothing() {
         joined.iter().map(|joined| joined.lease.addresses[0].to_string()).collect();
     assert_eq!(addresses, ["10.89.0.2", "10.89.0.3"]);
     let bridge = &joined[0].network.bridge;
-    let links = world.sh("ip -d -o link");
-    assert!(links.contains(&format!("{bridge}:")) && links.contains("isolated on"), "{links}");
+    let links = world.sh("ip -o link");
+    assert!(links.contains(&format!("{bridge}:")), "{links}");
+    let routes = world.sh("ip route");
+    assert!(routes.contains(&format!("10.89.0.3 dev {}", joined[1].lease.tap)), "{routes}");
     assert!(world.sh("ip -o addr").contains("10.89.0.1/24"));
     assert_eq!(world.sh("cat /proc/sys/net/ipv4/ip_forward"), "1\n");
     let ruleset = world.sh("nft list ruleset");
@@ -119,4 +121,62 @@ fn a_full_subnet_and_a_taken_port_are_told_by_name() {
     drop((joined, taken));
     world.run(|| networks.sweep(|_| false)).unwrap();
     assert_eq!(world.seen(), before);
+}
+
+/// A datagram from the guest's end of a wire, with the header of offloads before it.
+fn datagram(from_mac: [u8; 6], to_mac: &str, from: [u8; 4], to: [u8; 4], body: &[u8]) -> Vec<u8> {
+    let to_mac: Vec<u8> = to_mac.split(':').map(|b| u8::from_str_radix(b, 16).unwrap()).collect();
+    let length = u16::try_from(28 + body.len()).unwrap();
+    let mut ip = vec![0x45, 0];
+    ip.extend(length.to_be_bytes());
+    ip.extend([0, 1, 0, 0, 64, 17, 0, 0]);
+    ip.extend(from);
+    ip.extend(to);
+    let sum: u32 = ip.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = vec![0; 10];
+    frame.extend(to_mac);
+    frame.extend(from_mac);
+    frame.extend([8, 0]);
+    frame.extend(ip);
+    frame.extend([0x27, 0x0f, 0x27, 0x0f]);
+    frame.extend((length - 20).to_be_bytes());
+    frame.extend([0, 0]);
+    frame.extend(body);
+    frame
+}
+
+#[test]
+fn a_guest_that_takes_another_address_is_not_heard() {
+    let world = World::new();
+    let networks = Networks::at(world.path("networks"), None);
+    let mine = [0x02, 0, 0, 0, 0, 0x11];
+    let mut ask = join("a", "lab");
+    ask.mac = Some(mine);
+    let joined = world.run(|| networks.join(&ask)).unwrap();
+    let tap = &joined.lease.tap;
+    let to_mac = world.sh(&format!("ip -o link show {tap}"));
+    let to_mac = to_mac.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    let socket = world.run(|| Ok(std::net::UdpSocket::bind("10.89.0.1:9999").unwrap())).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+    let host = [10, 89, 0, 1];
+    let other = [0x02, 0, 0, 0, 0, 0x12];
+    // What is sent first would come first: once the last is there, none of the others will come.
+    for (mac, ip, body) in [
+        (mine, [10, 89, 0, 77], "another's address"),
+        (mine, [192, 0, 2, 9], "an address of the world's"),
+        (other, [10, 89, 0, 2], "another's card"),
+        (mine, [10, 89, 0, 2], "its own"),
+    ] {
+        let frame = datagram(mac, &to_mac, ip, host, body.as_bytes());
+        rustix::io::write(&joined.tap, &frame).unwrap();
+    }
+    let mut buffer = [0; 64];
+    let length = socket.recv(&mut buffer).unwrap();
+    assert_eq!(std::str::from_utf8(&buffer[..length]), Ok("its own"));
+    socket.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+    assert!(socket.recv(&mut buffer).is_err(), "nothing else was let through");
+    drop((joined, socket));
+    world.run(|| networks.sweep(|_| false)).unwrap();
 }

@@ -132,7 +132,7 @@ mod tests {
             dns_suffix: "example".into(),
             ..NetworkAdapter::default()
         };
-        Plan::of(&adapter, 0).unwrap()
+        Plan::of(&adapter, super::super::plan::Position::First, &[]).unwrap()
     }
 
     #[test]

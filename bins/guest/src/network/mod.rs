@@ -11,6 +11,7 @@
 //! the files its containers see. All of it happens one after the other, under one lock, on threads
 //! that may block.
 
+mod dhcp;
 mod files;
 mod netlink;
 mod plan;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use coracle_bridge::message::NetworkAdapter;
 
 use files::Files;
-use plan::Plan;
+use plan::{Plan, Position};
 use space::Space;
 
 /// Where namespaces are kept.
@@ -31,6 +32,9 @@ pub const FOLDER: &str = "/run/networks";
 
 /// How long a device may take to appear.
 const APPEAR_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a DHCP server may take; the host waits longer.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why a network could not be had, or not be given up.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +144,7 @@ impl Networks {
         let id = key(&adapter.id)?;
         let Some(entry) = self.spaces.get_mut(&namespace) else { return Ok(()) };
         let Some(plan) = entry.adapters.get(&id) else { return Ok(()) };
-        entry.space.give_back(&plan.mac)?;
+        entry.space.give_back(plan)?;
         entry.adapters.remove(&id);
         entry.files.write(entry.adapters.values())?;
         self.forget_if_empty(&namespace);
@@ -200,20 +204,21 @@ impl Networks {
 impl Entry {
     fn add(&mut self, id: &str, adapter: &NetworkAdapter) -> Result<(), NetworkError> {
         // The second and later ones must not take the default route from the first.
-        let table = u32::try_from(self.adapters.len()).unwrap_or(u32::MAX);
-        let mut plan = Plan::of(adapter, table)?;
+        let position = if self.adapters.is_empty() { Position::First } else { Position::Later };
+        let taken: Vec<u32> = self.adapters.values().flat_map(Plan::tables).collect();
+        let mut plan = Plan::of(adapter, position, &taken)?;
         let device = space::await_device(&plan.mac, APPEAR_TIMEOUT)?;
         if plan.name.is_empty() {
             let taken = |name: &String| self.adapters.values().any(|other| other.name == *name);
             let mut names = (0_u32..).map(|n| format!("eth{n}"));
             plan.name = names.find(|name| !taken(name)).unwrap_or_default();
         }
-        self.space.take(&device, &plan)?;
+        self.space.take(&device, &mut plan)?;
         self.adapters.insert(id.to_owned(), plan);
         if let Err(error) = self.files.write(self.adapters.values()) {
             if let Some(plan) = self.adapters.remove(id) {
                 // The host unplugs it next, wherever it is; the first error is what counts.
-                drop(self.space.give_back(&plan.mac));
+                drop(self.space.give_back(&plan));
             }
             return Err(error);
         }

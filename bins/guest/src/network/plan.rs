@@ -6,6 +6,7 @@ use coracle_bridge::message::NetworkAdapter;
 use ipnet::IpNet;
 
 use super::NetworkError;
+use super::dhcp::Lease;
 
 /// The first routing table of adapters whose default route is only for what comes from their own
 /// address.
@@ -33,10 +34,21 @@ pub struct Plan {
     pub rules: Vec<(IpAddr, u32)>,
     /// Neighbours that are known from the start.
     pub neighbours: Vec<(IpAddr, [u8; 6])>,
+    /// The table of the default route, if it is not the main one.
+    pub own_table: Option<u32>,
     /// Name servers.
     pub servers: Vec<String>,
     /// Search domains.
     pub domains: Vec<String>,
+}
+
+/// Which adapter of its namespace it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// The first, which has the default route.
+    First,
+    /// One of the others, which leave it alone.
+    Later,
 }
 
 /// A route.
@@ -55,9 +67,12 @@ pub struct Route {
 }
 
 impl Plan {
-    /// What the host's message comes to. `position` counts the adapters of the namespace before it:
-    /// all but the first leave the default route alone.
-    pub fn of(adapter: &NetworkAdapter, position: u32) -> Result<Self, NetworkError> {
+    /// What the host's message comes to. `taken` are the tables of the namespace's other adapters.
+    pub fn of(
+        adapter: &NetworkAdapter,
+        position: Position,
+        taken: &[u32],
+    ) -> Result<Self, NetworkError> {
         let wrong = |what, value: &str| NetworkError::Adapter {
             id: adapter.id.clone(),
             what,
@@ -92,15 +107,18 @@ impl Plan {
             routes: Vec::new(),
             rules: Vec::new(),
             neighbours: Vec::new(),
+            own_table: None,
             servers: words(&adapter.dns_server_list),
             domains: words(&adapter.dns_suffix),
         };
         for server in &plan.servers {
             address("the name server", server)?;
         }
+        let is_low = adapter.enable_low_metric || position == Position::Later;
+        let mut free = (FIRST_TABLE..).filter(|table| !taken.contains(table));
+        plan.own_table = free.next().filter(|_| is_low);
         for gateway in words(&adapter.gateway_address) {
-            let gateway = address("the gateway", &gateway)?;
-            plan.add_default(gateway, adapter.enable_low_metric || position > 0, position);
+            plan.add_default(address("the gateway", &gateway)?);
         }
         for route in &extra.routes {
             let destination = network("the route to", &route.destination)?.trunc();
@@ -119,19 +137,35 @@ impl Plan {
         Ok(plan)
     }
 
-    fn add_default(&mut self, gateway: IpAddr, low: bool, position: u32) {
+    /// The tables it uses beside the main one.
+    pub fn tables(&self) -> impl Iterator<Item = u32> {
+        self.rules.iter().map(|(_, table)| *table)
+    }
+
+    /// Takes over what a DHCP server said.
+    pub fn lease(&mut self, lease: &Lease) {
+        self.addresses.push(IpNet::V4(lease.address));
+        if let Some(gateway) = lease.gateway {
+            self.add_default(gateway.into());
+        }
+        if self.servers.is_empty() {
+            self.servers = lease.servers.iter().map(ToString::to_string).collect();
+        }
+    }
+
+    /// The default route, in a table of the adapter's own if it is to have one.
+    fn add_default(&mut self, gateway: IpAddr) {
         let destination = match gateway {
             IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
             IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
         };
         let own = self.addresses.iter().find(|net| net.addr().is_ipv4() == gateway.is_ipv4());
-        let table = FIRST_TABLE.saturating_add(position);
-        let (metric, table) = match own {
-            Some(own) if low => {
+        let (metric, table) = match own.zip(self.own_table) {
+            Some((own, table)) => {
                 self.rules.push((own.addr(), table));
                 (LOW_METRIC, table)
             }
-            Some(_) | None => (METRIC, 0),
+            None => (METRIC, 0),
         };
         let on_link = !self.reaches(gateway);
         let route = Route { destination, gateway: Some(gateway), on_link, metric, table };
@@ -188,7 +222,7 @@ mod tests {
 
     #[test]
     fn the_first_adapter_has_the_default_route() {
-        let plan = Plan::of(&adapter(), 0).unwrap();
+        let plan = Plan::of(&adapter(), Position::First, &[]).unwrap();
         assert_eq!(plan.mac, [0, 0x15, 0x5d, 0, 0x11, 0x22]);
         assert_eq!(plan.addresses, ["10.0.0.2/24".parse().unwrap()]);
         let [route] = plan.routes[..] else { panic!("{:?}", plan.routes) };
@@ -200,7 +234,8 @@ mod tests {
     #[test]
     fn a_later_one_and_one_of_low_metric_route_only_what_comes_from_them() {
         let low = NetworkAdapter { enable_low_metric: true, ..adapter() };
-        for (plan, table) in [(Plan::of(&low, 0), 101), (Plan::of(&adapter(), 2), 103)] {
+        let later = Plan::of(&adapter(), Position::Later, &[101, 103]);
+        for (plan, table) in [(Plan::of(&low, Position::First, &[]), 101), (later, 102)] {
             let plan = plan.unwrap();
             let [route] = plan.routes[..] else { panic!("{:?}", plan.routes) };
             assert_eq!((route.metric, route.table), (500, table));
@@ -210,8 +245,11 @@ mod tests {
 
     #[test]
     fn a_gateway_outside_the_subnet_is_on_the_link() {
-        let plan =
-            Plan::of(&NetworkAdapter { gateway_address: "192.0.2.1".into(), ..adapter() }, 0);
+        let plan = Plan::of(
+            &NetworkAdapter { gateway_address: "192.0.2.1".into(), ..adapter() },
+            Position::First,
+            &[],
+        );
         assert!(plan.unwrap().routes[0].on_link);
         let six = NetworkAdapter {
             ip_address: "fd00::2".into(),
@@ -219,7 +257,7 @@ mod tests {
             gateway_address: "fe80::1".into(),
             ..adapter()
         };
-        assert!(!Plan::of(&six, 0).unwrap().routes[0].on_link);
+        assert!(!Plan::of(&six, Position::First, &[]).unwrap().routes[0].on_link);
     }
 
     #[test]
@@ -243,7 +281,7 @@ mod tests {
             coracle: Some(extra),
             ..adapter()
         };
-        let plan = Plan::of(&adapter, 0).unwrap();
+        let plan = Plan::of(&adapter, Position::First, &[]).unwrap();
         assert_eq!((plan.name.as_str(), plan.mtu, plan.addresses.len()), ("net1", 1400, 2));
         assert_eq!(plan.neighbours, [("10.0.0.7".parse().unwrap(), [2, 0, 0, 0, 0, 7])]);
         let to: Vec<String> = plan.routes.iter().map(|r| r.destination.to_string()).collect();
@@ -261,13 +299,13 @@ mod tests {
             (NetworkAdapter { dns_server_list: "1.1.1.1;rm".into(), ..adapter() }, "name server"),
         ];
         for (adapter, what) in cases {
-            let error = Plan::of(&adapter, 0).unwrap_err().to_string();
+            let error = Plan::of(&adapter, Position::First, &[]).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
         let name = |name: &str| CoracleAdapter { name: name.into(), ..CoracleAdapter::default() };
         for bad in ["lo", "a/b", "..", "sixteen-bytes-xx", "a b"] {
             let adapter = NetworkAdapter { coracle: Some(name(bad)), ..adapter() };
-            assert!(Plan::of(&adapter, 0).is_err(), "{bad}");
+            assert!(Plan::of(&adapter, Position::First, &[]).is_err(), "{bad}");
         }
     }
 }

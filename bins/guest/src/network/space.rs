@@ -13,7 +13,7 @@ use rtnetlink::{Handle, LinkUnspec};
 
 use super::netlink::{NetlinkError, in_namespace, on_a_thread};
 use super::plan::{Plan, Route};
-use super::{NetworkError, mount_of};
+use super::{LEASE_TIMEOUT, NetworkError, dhcp, mount_of};
 
 /// Interfaces of the namespace the agent is in.
 const DEVICES: &str = "/sys/class/net";
@@ -63,7 +63,7 @@ impl Space {
 
     /// Takes a device of the agent's namespace in and makes it what it is to be. On failure the
     /// device is back where it was.
-    pub fn take(&self, device: &str, plan: &Plan) -> Result<(), NetworkError> {
+    pub fn take(&self, device: &str, plan: &mut Plan) -> Result<(), NetworkError> {
         let target = self.namespace.as_raw_fd();
         let moved = in_namespace(None, async |netlink| {
             let index = index_of(&netlink, device).await?;
@@ -80,13 +80,14 @@ impl Space {
         let configured = self.configure(plan);
         if configured.is_err() {
             // The host unplugs it next, wherever it is; the first error is what counts.
-            drop(self.give_back(&plan.mac));
+            drop(self.give_back(plan));
         }
         configured
     }
 
-    fn configure(&self, plan: &Plan) -> Result<(), NetworkError> {
-        let name = plan.name.as_str();
+    fn configure(&self, plan: &mut Plan) -> Result<(), NetworkError> {
+        let name = plan.name.clone();
+        let name = name.as_str();
         let index = self.run(&format!("find {name}"), async |netlink| {
             let link = link_of(&netlink, name).await?;
             let current = link.attributes.iter().find_map(|attribute| match attribute {
@@ -102,6 +103,11 @@ impl Space {
             netlink.link().set(with_mtu).execute().await?;
             Ok(index)
         })?;
+        if plan.addresses.is_empty() {
+            let mac = plan.mac;
+            let asked = async |_| Ok(dhcp::ask(name, mac, LEASE_TIMEOUT)?);
+            plan.lease(&self.run(&format!("get an address for {name}"), asked)?);
+        }
         for address in &plan.addresses {
             self.run(&format!("give {name} the address {address}"), async |netlink| {
                 let add = netlink.address().add(index, address.addr(), address.prefix_len());
@@ -125,9 +131,14 @@ impl Space {
         Ok(())
     }
 
-    /// Moves the device of this address back to the agent's namespace. There being none is success:
-    /// the host may have pulled it out.
-    pub fn give_back(&self, mac: &[u8; 6]) -> Result<(), NetworkError> {
+    /// Moves the device of a plan back to the agent's namespace, and forgets what its routes do not take
+    /// along. There being none is success: the host may have pulled it out.
+    pub fn give_back(&self, plan: &Plan) -> Result<(), NetworkError> {
+        for table in plan.tables() {
+            let what = format!("take away the rules of table {table}");
+            self.run(&what, async |netlink| remove_rules(&netlink, table).await)?;
+        }
+        let mac = &plan.mac;
         let home = File::open("/proc/self/ns/net").map_err(|source| NetworkError::File {
             what: "open",
             path: "/proc/self/ns/net".into(),
@@ -271,4 +282,25 @@ async fn add_rule(
         IpAddr::V4(ip) => rule.v4().source_prefix(ip, 32).execute().await?,
         IpAddr::V6(ip) => rule.v6().source_prefix(ip, 128).execute().await?,
     })
+}
+
+/// Takes away every rule that leads to a table.
+async fn remove_rules(netlink: &Handle, table: u32) -> Result<(), NetlinkError> {
+    use futures_util::TryStreamExt;
+    use rtnetlink::IpVersion;
+    use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
+    let leads_there = |rule: &RuleMessage| {
+        let named = rule.attributes.iter().find_map(|attribute| match attribute {
+            RuleAttribute::Table(number) => Some(*number),
+            _ => None,
+        });
+        named.unwrap_or(rule.header.table.into()) == table
+    };
+    for version in [IpVersion::V4, IpVersion::V6] {
+        let all: Vec<RuleMessage> = netlink.rule().get(version).execute().try_collect().await?;
+        for rule in all.into_iter().filter(leads_there) {
+            netlink.rule().del(rule).execute().await?;
+        }
+    }
+    Ok(())
 }

@@ -23,8 +23,9 @@ pub enum Decision {
     Ignore,
 }
 
-/// Decides about a message from a sandbox at `from`.
-pub fn decide(network: &NetworkRecord, from: IpAddr, message: &[u8]) -> Decision {
+/// Decides about a message from a sandbox at `from` on the network `name`, one of `all`. A sandbox may
+/// ask for who is on any of its own networks.
+pub fn decide(all: &[NetworkRecord], name: &str, from: IpAddr, message: &[u8]) -> Decision {
     let Ok(query) = Packet::parse(message) else { return Decision::Ignore };
     if query.has_flags(PacketFlag::RESPONSE) {
         return Decision::Ignore;
@@ -36,20 +37,33 @@ pub fn decide(network: &NetworkRecord, from: IpAddr, message: &[u8]) -> Decision
     if query.opcode() != OPCODE::StandardQuery {
         return answer(&query, RCODE::NotImplemented, Vec::new());
     }
+    let Some(here) = all.iter().find(|network| network.name == name) else {
+        return answer(&query, RCODE::Refused, Vec::new());
+    };
+    let asks = here.leases.iter().find(|(_, lease)| lease.addresses.contains(&from));
+    let Some((sandbox, lease)) = asks else {
+        return answer(&query, RCODE::Refused, Vec::new());
+    };
+    let may_ask = lease.egress.resolves_outside();
+    // This network first: a name is looked for where it is asked.
+    let is_another = |network: &&NetworkRecord| {
+        network.name != here.name && network.leases.contains_key(sandbox)
+    };
+    let own: Vec<&NetworkRecord> =
+        std::iter::once(here).chain(all.iter().filter(is_another)).collect();
     let name = question.qname.to_string().to_ascii_lowercase();
-    if let Some(lease) = by_name(network, &name) {
+    if let Some(lease) = own.iter().find_map(|network| by_name(network, &name)) {
         return answer(&query, RCODE::NoError, addresses(question, lease));
     }
     if let Some(address) = backwards(&name)
-        && network.subnets.iter().any(|subnet| subnet.contains(&address))
+        && let Some(network) =
+            own.iter().find(|network| network.subnets.iter().any(|net| net.contains(&address)))
     {
         return match by_address(network, address) {
             Some(sandbox) => answer(&query, RCODE::NoError, pointers(question, sandbox)),
             None => answer(&query, RCODE::NameError, Vec::new()),
         };
     }
-    let asks = network.leases.values().find(|lease| lease.addresses.contains(&from));
-    let may_ask = asks.is_some_and(|lease| lease.egress.resolves_outside());
     if !may_ask {
         return answer(&query, RCODE::Refused, Vec::new());
     }
@@ -162,10 +176,22 @@ mod tests {
         }
     }
 
+    fn networks() -> Vec<NetworkRecord> {
+        let mut other = network();
+        other.name = "other".to_owned();
+        other.subnets = vec!["10.1.0.0/24".parse().unwrap()];
+        other.leases = BTreeMap::from([
+            ("web".to_owned(), lease(&["10.1.0.2"], "", "all")),
+            ("far".to_owned(), lease(&["10.1.0.3"], "", "all")),
+        ]);
+        vec![network(), other]
+    }
+
     fn network() -> NetworkRecord {
         NetworkRecord {
             schema: 1,
             name: "Lab".to_owned(),
+            namespace: (0, 0),
             bridge: String::new(),
             mac: String::new(),
             subnets: vec!["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
@@ -188,7 +214,7 @@ mod tests {
 
     /// The code and the records of the answer, as text; `?` when others are to be asked.
     fn asked(from: &str, name: &str, kind: TYPE) -> String {
-        let bytes = match decide(&network(), from.parse().unwrap(), &query(name, kind)) {
+        let bytes = match decide(&networks(), "Lab", from.parse().unwrap(), &query(name, kind)) {
             Decision::Answer(bytes) => bytes,
             Decision::AskOthers(_) => return "?".to_owned(),
             Decision::Ignore => return "ignored".to_owned(),
@@ -220,6 +246,16 @@ mod tests {
     }
 
     #[test]
+    fn a_sandbox_on_two_networks_finds_who_is_on_either() {
+        assert_eq!(asked("10.0.0.2", "far", TYPE::A), "NoError 10.1.0.3");
+        assert_eq!(asked("10.0.0.2", "far.other", TYPE::A), "NoError 10.1.0.3");
+        assert_eq!(asked("10.0.0.2", "web", TYPE::A), "NoError 10.0.0.2");
+        assert_eq!(asked("10.0.0.2", "web.other", TYPE::A), "NoError 10.1.0.2");
+        assert_eq!(asked("10.0.0.3", "far", TYPE::A), "Refused", "db is on one network alone");
+        assert_eq!(asked("10.1.0.3", "web", TYPE::A), "Refused", "no sandbox of this network");
+    }
+
+    #[test]
     fn the_outside_is_asked_only_for_who_may_talk_to_it() {
         assert_eq!(asked("10.0.0.2", "example.org", TYPE::A), "?");
         assert_eq!(asked("10.0.0.2", "4.3.2.1.in-addr.arpa", TYPE::PTR), "?");
@@ -232,7 +268,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            decide(&network(), "10.0.0.2".parse().unwrap(), &bytes);
+            decide(&networks(), "Lab", "10.0.0.2".parse().unwrap(), &bytes);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::answer::{Decision, decide};
-use crate::private::NetworkRecord;
+use crate::private::{NetworkRecord, Networks};
 use crate::{NetError, Result};
 
 const PORT: u16 = 53;
@@ -38,7 +38,8 @@ pub async fn serve(folder: &Path, ready: impl FnOnce()) -> Result<()> {
     let gone = || NetError::NoNetwork { name: folder.display().to_string() };
     let network = NetworkRecord::read(folder)?.ok_or_else(gone)?;
     let server = Arc::new(Server {
-        folder: folder.to_owned(),
+        networks: Networks::at(folder.parent().unwrap_or(folder).to_owned(), None),
+        name: network.name.clone(),
         questions: Arc::new(Semaphore::new(AT_ONCE)),
     });
     for ip in network.gateways() {
@@ -58,7 +59,8 @@ pub async fn serve(folder: &Path, ready: impl FnOnce()) -> Result<()> {
 
 #[derive(Debug)]
 struct Server {
-    folder: PathBuf,
+    networks: Networks,
+    name: String,
     questions: Arc<Semaphore>,
 }
 
@@ -104,8 +106,7 @@ impl Server {
     }
 
     async fn answer(&self, from: IpAddr, question: &[u8], by: Upstream) -> Option<Vec<u8>> {
-        let network = NetworkRecord::read(&self.folder).ok()??;
-        match decide(&network, from, question) {
+        match decide(&self.networks.all().ok()?, &self.name, from, question) {
             Decision::Answer(answer) => Some(answer),
             Decision::Ignore => None,
             Decision::AskOthers(failure) => Some(ask_others(question, by).await.unwrap_or(failure)),

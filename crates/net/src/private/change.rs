@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Join, Joined, Lease, NetworkRecord, Networks, spec, sysctl};
 use crate::link::{Mac, mac_text};
+use crate::namespace::Namespace;
 use crate::process::Sidecar;
 use crate::publish::{Protocol, Published};
 use crate::rules::{self, SandboxRules, network_rules, sandbox_rules};
@@ -61,6 +62,12 @@ fn same(spec: &spec::NetworkSpec, there: &NetworkRecord) -> Result<()> {
     let different = |what, there: String, wanted: String| {
         Err(NetError::Different { name: spec.name.clone(), what, there, wanted })
     };
+    if there.namespace != Namespace::current()?.identity()? {
+        return Err(NetError::Device {
+            name: format!("network {}", spec.name),
+            why: "it was made in another network namespace of this host".to_owned(),
+        });
+    }
     if !spec.subnets.is_empty() && spec.subnets != there.subnets {
         let text = |nets: &[IpNet]| nets.iter().map(IpNet::to_string).collect::<Vec<_>>().join(",");
         return different("subnets", text(&there.subnets), text(&spec.subnets));
@@ -99,6 +106,7 @@ fn define(
     Ok(NetworkRecord {
         schema: NetworkRecord::SCHEMA,
         name: spec.name.clone(),
+        namespace: Namespace::current()?.identity()?,
         bridge: format!("corbr{}", &hex(&digest)[..9]),
         mac: mac_text(&own_mac(&digest)),
         subnets,
@@ -204,7 +212,7 @@ fn make(
     let mac = parse_mac(&lease.mac)?;
     sandbox_rules(&SandboxRules {
         tap: &lease.tap,
-        bridge: &network.bridge,
+        subnets: &network.subnets,
         mac: &mac,
         addresses: &lease.addresses,
         gateways: &gateways,
@@ -214,7 +222,7 @@ fn make(
     .apply()?;
     // Only now, behind its rules, can it be heard.
     let tap = tap::open_tap(&lease.tap)?;
-    link::join_bridge(&lease.tap, &network.bridge, true, network.mtu)?;
+    link::wire(&lease.tap, &gateways, &lease.addresses, network.mtu)?;
     network.write(folder)?;
     if let Some(helper) = networks.helper() {
         if !network.names.is_some_and(Sidecar::is_alive) {
@@ -253,12 +261,12 @@ pub(super) fn leave(networks: &Networks, name: &str, sandbox: &str) -> Result<()
     }
     link::delete(&network.bridge)?;
     rules::delete(&network.bridge)?;
-    let failed = |source| NetError::File { what: "remove", path: folder.clone(), source };
-    fs::remove_dir_all(&folder).map_err(failed)?;
-    if networks.all()?.is_empty() {
+    if networks.all()?.iter().all(|other| other.name == name) {
         sysctl::put_back(networks.folder())?;
     }
-    Ok(())
+    // The record last: as long as anything is left, it tells.
+    let failed = |source| NetError::File { what: "remove", path: folder.clone(), source };
+    fs::remove_dir_all(&folder).map_err(failed)
 }
 
 /// What names of devices and hardware addresses are made from: one root's are not another's.

@@ -1,4 +1,4 @@
-//! Networks of ours: a bridge with addresses, NAT and names, shared by sandboxes.
+//! Networks of ours: addresses, NAT and names, shared by sandboxes.
 //!
 //! ```text
 //!   join:   record says so ─► bridge, rules ─► tap ─► rules of the sandbox ─► sidecars ─► record
@@ -10,8 +10,9 @@
 //! the last of it is undone, under one lock for all networks, since subnets and ports are the host's.
 //! So what a killed owner left can be read off it, and [`Networks::sweep`] leaves in its name.
 //!
-//! Ports of the bridge are isolated: what sandboxes say to each other goes by way of the host, where
-//! the rules are. For the same reason each has its address alone, and the host as its gateway.
+//! Each sandbox has a wire of its own to the host, its address alone, and the host as its gateway: what
+//! sandboxes say to each other goes by way of the host, where the rules are. The bridge has no ports;
+//! it is what holds the network's own address (docs/decisions).
 
 mod change;
 mod record;
@@ -26,6 +27,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::egress::Egress;
 use crate::link::Mac;
+use crate::namespace::Namespace;
 use crate::publish::Published;
 use crate::{NetError, Result};
 
@@ -107,7 +109,9 @@ impl Networks {
         }
         let _lock = self.lock()?;
         let (mut swept, mut outcome) = (Vec::new(), Ok(()));
-        for network in self.all()? {
+        let here = Namespace::current()?.identity()?;
+        // Those of another namespace of the host are for who is in it to sweep.
+        for network in self.all()?.into_iter().filter(|network| network.namespace == here) {
             for sandbox in network.leases.keys().filter(|sandbox| !is_alive(sandbox)) {
                 match change::leave(self, &network.name, sandbox) {
                     Ok(()) => swept.push(sandbox.clone()),

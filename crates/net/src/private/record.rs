@@ -23,6 +23,8 @@ pub struct NetworkRecord {
     pub schema: u32,
     /// Its name.
     pub name: String,
+    /// The network namespace of the host it was made in, by device and inode.
+    pub namespace: (u64, u64),
     /// The bridge.
     pub bridge: String,
     /// The bridge's hardware address.

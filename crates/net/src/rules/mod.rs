@@ -1,13 +1,13 @@
 //! Rules in the kernel's packet filter, by way of `nft` and its JSON.
 //!
-//! Each network and each sandbox has tables of its own, named after its device, and none of ours is
+//! Each network and each sandbox has a table of its own, named after its device, and none of ours is
 //! ever changed in place: it is made whole in one transaction and deleted whole. So a rule can neither
 //! be left behind alone nor hit somebody else's.
 //!
 //! ```text
-//!   inet coracle_BRIDGE   masquerade what leaves; no redirects that lead around the host
-//!   bridge coracle_TAP    what the sandbox sends must come from its own addresses
-//!   inet coracle_TAP      published ports; what it may begin to talk to
+//!   coracle_BRIDGE   masquerade what leaves; no redirects that lead around the host
+//!   coracle_TAP      what the sandbox sends must come from its own addresses; which networks it
+//!                    reaches; published ports; what it may begin to talk to
 //! ```
 
 mod network;
@@ -28,6 +28,9 @@ pub use sandbox::{SandboxRules, sandbox_rules};
 
 /// Before the rules of others, who may let through what we would not.
 const BEFORE_FILTERS: i32 = -5;
+
+/// Every device of ours.
+const OURS: &str = "cor*";
 
 /// A transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,22 +62,20 @@ impl Rules {
     }
 }
 
-/// The name of the tables of a bridge or a tap.
+/// The name of the table of a bridge or a tap.
 pub fn table_of(device: &str) -> String {
     format!("coracle_{device}")
 }
 
-/// Deletes the tables of a bridge or a tap. There being none is success.
+/// Deletes the table of a bridge or a tap. There being none is success.
 ///
 /// # Errors
 /// `nft` is not there, or refuses.
 pub fn delete(device: &str) -> Result<()> {
     let mut batch = Batch::new();
     let name = table_of(device);
-    for family in [NfFamily::INet, NfFamily::Bridge] {
-        batch.add(table(family, &name));
-        batch.delete(table(family, &name));
-    }
+    batch.add(table(NfFamily::INet, &name));
+    batch.delete(table(NfFamily::INet, &name));
     run(format!("delete the rules of {device}"), &batch.to_nftables())
 }
 

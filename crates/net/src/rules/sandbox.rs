@@ -3,22 +3,22 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use nftables::expr::{Expression, MetaKey};
+use nftables::expr::{Expression, MetaKey, NamedExpression, SetItem};
 use nftables::stmt::Statement;
 use nftables::types::{NfChainType, NfFamily, NfHook};
 
 use super::words::{
-    Builder, accept, any_of, comes_in_on, dnat, drop_it, field, header_of, is, is_an_answer,
-    is_for_this_host, is_not, number, text,
+    Builder, accept, any_of, comes_in_on, dnat, drop_it, field, goes_out_on, header_of, is,
+    is_an_answer, is_for_this_host, is_not, meta, network, number, text, was_redirected,
 };
-use super::{BEFORE_FILTERS, Rules, table_of};
+use super::{BEFORE_FILTERS, OURS, Rules, table_of};
 use crate::egress::Egress;
 use crate::link::{Mac, mac_text};
 use crate::publish::{Protocol, Published};
 
 /// Where the kernel's own NAT stands, on the way in and for what this host sends.
 const DESTINATION_NAT: i32 = -100;
-/// On a bridge, before anything else looks.
+/// Before anything else looks.
 const FIRST: i32 = -300;
 
 /// What the rules of a sandbox are made from.
@@ -26,8 +26,8 @@ const FIRST: i32 = -300;
 pub struct SandboxRules<'a> {
     /// Its tap.
     pub tap: &'a str,
-    /// The bridge the tap is a port of.
-    pub bridge: &'a str,
+    /// The subnets of its network.
+    pub subnets: &'a [IpNet],
     /// Its hardware address.
     pub mac: &'a Mac,
     /// Its addresses, at most one of each family.
@@ -44,11 +44,10 @@ pub struct SandboxRules<'a> {
 pub fn sandbox_rules(sandbox: &SandboxRules<'_>) -> Rules {
     let mut rules = Rules::new(format!("make the rules of {}", sandbox.tap));
     let table = table_of(sandbox.tap);
-    rules.table(NfFamily::Bridge, &table);
-    let mut bridge = Builder { rules: &mut rules, family: NfFamily::Bridge, table: table.clone() };
-    only_its_own_addresses(&mut bridge, sandbox);
     rules.table(NfFamily::INet, &table);
     let mut inet = Builder { rules: &mut rules, family: NfFamily::INet, table };
+    only_its_own_addresses(&mut inet, sandbox);
+    only_its_own_network(&mut inet, sandbox);
     publish(&mut inet, sandbox);
     if let Egress::Only(allowed) = sandbox.egress {
         only_to(&mut inet, sandbox, allowed);
@@ -57,48 +56,50 @@ pub fn sandbox_rules(sandbox: &SandboxRules<'_>) -> Rules {
 }
 
 /// What comes out of the tap has the sandbox's hardware address and one of its addresses, or is on its
-/// way to get one.
-fn only_its_own_addresses(bridge: &mut Builder<'_>, sandbox: &SandboxRules<'_>) {
-    bridge.chain("own", NfChainType::Filter, NfHook::Prerouting, FIRST);
-    let from_it = || comes_in_on(sandbox.tap);
-    let mac = || text(mac_text(sandbox.mac));
-    let mut rule = |matches: Vec<Statement<'static>>, end: Statement<'static>| {
-        let all = std::iter::once(from_it()).chain(matches).chain(std::iter::once(end));
-        bridge.rule("own", all.collect());
+/// way to get one. What it says about others' addresses by ARP nobody hears: it has a wire of its own.
+fn only_its_own_addresses(inet: &mut Builder<'_>, sandbox: &SandboxRules<'_>) {
+    inet.chain("own", NfChainType::Filter, NfHook::Prerouting, FIRST);
+    let mut drop_if = |matches: Vec<Statement<'static>>| {
+        let all = std::iter::once(comes_in_on(sandbox.tap)).chain(matches);
+        inet.rule("own", all.chain(std::iter::once(drop_it())).collect());
     };
-    rule(vec![is_not(field("ether", "saddr"), mac())], drop_it());
-    let own = |v4: bool| sandbox.addresses.iter().find(move |ip| ip.is_ipv4() == v4);
-    let ether_type = |kind: &'static str| is(field("ether", "type"), text(kind));
-    match own(true) {
-        Some(ip) => {
-            let sender = is_not(field("arp", "saddr ip"), text(ip.to_string()));
-            rule(vec![ether_type("arp"), sender], drop_it());
-            rule(vec![ether_type("arp"), is_not(field("arp", "saddr ether"), mac())], drop_it());
-            rule(vec![is_not(field("ip", "saddr"), text(ip.to_string()))], drop_it());
-        }
-        None => {
-            rule(vec![ether_type("arp")], drop_it());
-            rule(vec![ether_type("ip")], drop_it());
+    drop_if(vec![is_not(field("ether", "saddr"), text(mac_text(sandbox.mac)))]);
+    for (v4, family) in [(true, "ipv4"), (false, "ipv6")] {
+        let mut own: Vec<IpNet> = sandbox
+            .addresses
+            .iter()
+            .filter(|ip| ip.is_ipv4() == v4)
+            .map(|ip| IpNet::from(*ip))
+            .collect();
+        match own.first().copied() {
+            None => drop_if(vec![is(meta(MetaKey::Nfproto), text(family))]),
+            Some(ip) => {
+                if !v4 {
+                    let more = ["fe80::/10", "::/128"].iter();
+                    own.extend(more.filter_map(|net| net.parse::<IpNet>().ok()));
+                }
+                let from = field(header_of(ip.addr()), "saddr");
+                drop_if(vec![is_not(from, any_of(own.iter()))]);
+            }
         }
     }
-    match own(false) {
-        Some(ip) => {
-            let mut allowed = vec![IpNet::from(*ip)];
-            allowed
-                .extend(["fe80::/10", "::/128"].iter().filter_map(|net| net.parse::<IpNet>().ok()));
-            rule(vec![is_not(field("ip6", "saddr"), any_of(allowed.iter()))], drop_it());
-            // The link's own addresses are for finding neighbours: no rule below knows whose they are.
-            let from_link = is(field("ip6", "saddr"), any_of(allowed[1..2].iter()));
-            let no_icmp = is_not(super::words::meta(MetaKey::L4proto), text("ipv6-icmp"));
-            rule(vec![from_link, no_icmp], drop_it());
-        }
-        None => rule(vec![ether_type("ip6")], drop_it()),
+}
+
+/// Another network of ours is reached by what it publishes alone.
+fn only_its_own_network(inet: &mut Builder<'_>, sandbox: &SandboxRules<'_>) {
+    inet.chain("networks", NfChainType::Filter, NfHook::Forward, BEFORE_FILTERS);
+    let to_ours = || vec![comes_in_on(sandbox.tap), goes_out_on(OURS)];
+    let mut rule = |more: Vec<Statement<'static>>| {
+        inet.rule("networks", to_ours().into_iter().chain(more).collect());
+    };
+    rule(vec![was_redirected(), accept()]);
+    for subnet in sandbox.subnets {
+        let to = is(field(header_of(subnet.addr()), "daddr"), network(subnet));
+        rule(vec![to, accept()]);
     }
-    // Nothing else is spoken on our networks.
-    for known in ["arp", "ip", "ip6"] {
-        rule(vec![ether_type(known)], accept());
-    }
-    rule(Vec::new(), drop_it());
+    // An answer to who came from another network by a published port goes back there.
+    rule(vec![is_an_answer(), accept()]);
+    rule(vec![drop_it()]);
 }
 
 /// Ports of the host lead to the sandbox. What the host's own programs send to its loopback addresses
@@ -131,7 +132,7 @@ fn redirect(chain: &'static str, port: &Published, to: IpAddr) -> Vec<Statement<
         }
         None => {
             let family = if to.is_ipv4() { "ipv4" } else { "ipv6" };
-            rule.push(is(super::words::meta(MetaKey::Nfproto), text(family)));
+            rule.push(is(meta(MetaKey::Nfproto), text(family)));
         }
     }
     let protocol = port.protocol.name();
@@ -145,42 +146,32 @@ fn redirect(chain: &'static str, port: &Published, to: IpAddr) -> Vec<Statement<
 fn only_to(inet: &mut Builder<'_>, sandbox: &SandboxRules<'_>, allowed: &[IpNet]) {
     inet.chain("forward", NfChainType::Filter, NfHook::Forward, BEFORE_FILTERS);
     inet.chain("in", NfChainType::Filter, NfHook::Input, BEFORE_FILTERS);
-    for own in sandbox.addresses {
-        let header = header_of(*own);
-        let from_it = || {
-            let its = is(field(header, "saddr"), text(own.to_string()));
-            vec![comes_in_on(sandbox.bridge), its]
-        };
-        let with = |more: Vec<Statement<'static>>| from_it().into_iter().chain(more).collect();
-        let of_family: Vec<IpNet> = IpNet::aggregate(
-            &allowed.iter().copied().filter(|n| n.addr().is_ipv4() == own.is_ipv4()).collect(),
-        );
-        for chain in ["forward", "in"] {
-            inet.rule(chain, with(vec![is_an_answer(), accept()]));
-            if !of_family.is_empty() {
-                let to = is(field(header, "daddr"), any_of(of_family.iter()));
-                inet.rule(chain, with(vec![to, accept()]));
-            }
+    let from_it = |more: Vec<Statement<'static>>| {
+        std::iter::once(comes_in_on(sandbox.tap)).chain(more).collect::<Vec<_>>()
+    };
+    for chain in ["forward", "in"] {
+        inet.rule(chain, from_it(vec![is_an_answer(), accept()]));
+        for v4 in [true, false] {
+            let of_family = allowed.iter().copied().filter(|net| net.addr().is_ipv4() == v4);
+            let of_family = IpNet::aggregate(&of_family.collect());
+            let Some(first) = of_family.first() else { continue };
+            let to = is(field(header_of(first.addr()), "daddr"), any_of(of_family.iter()));
+            inet.rule(chain, from_it(vec![to, accept()]));
         }
-        for gateway in sandbox.gateways.iter().filter(|ip| ip.is_ipv4() == own.is_ipv4()) {
-            for protocol in [Protocol::Udp, Protocol::Tcp] {
-                let to = is(field(header, "daddr"), text(gateway.to_string()));
-                let names = is(field(protocol.name(), "dport"), number(53));
-                inet.rule("in", with(vec![to, names, accept()]));
-            }
+    }
+    for gateway in sandbox.gateways {
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            let to = is(field(header_of(*gateway), "daddr"), text(gateway.to_string()));
+            let names = is(field(protocol.name(), "dport"), number(53));
+            inet.rule("in", from_it(vec![to, names, accept()]));
         }
-        if own.is_ipv6() {
-            // Without it no address is found at all.
-            let kinds: Expression<'static> =
-                Expression::Named(nftables::expr::NamedExpression::Set(
-                    ["nd-neighbor-solicit", "nd-neighbor-advert"]
-                        .map(|kind| nftables::expr::SetItem::Element(text(kind)))
-                        .to_vec(),
-                ));
-            inet.rule("in", with(vec![is(field("icmpv6", "type"), kinds), accept()]));
-        }
-        for chain in ["forward", "in"] {
-            inet.rule(chain, with(vec![drop_it()]));
-        }
+    }
+    // Without it no neighbour is found, not even the gateway.
+    let kinds =
+        ["nd-neighbor-solicit", "nd-neighbor-advert"].map(|kind| SetItem::Element(text(kind)));
+    let kinds = Expression::Named(NamedExpression::Set(kinds.to_vec()));
+    inet.rule("in", from_it(vec![is(field("icmpv6", "type"), kinds), accept()]));
+    for chain in ["forward", "in"] {
+        inet.rule(chain, from_it(vec![drop_it()]));
     }
 }
