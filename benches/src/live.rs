@@ -71,6 +71,7 @@ impl Live {
             hostname: id.to_owned(),
             rootfs: PathBuf::from(rootfs),
             read_only: false,
+            network: id.to_owned(),
             mounts: vec![],
         })?;
         let mut spec: Value = serde_json::to_value(spec)?;

@@ -7,6 +7,7 @@ mod bare;
 mod boot;
 mod live;
 mod memory;
+mod network;
 mod pipe;
 mod plugs;
 mod raw;
@@ -23,13 +24,13 @@ use table::{Budget, Row};
 
 fn main() -> Result<ExitCode> {
     let mut args = std::env::args().skip(1);
-    let usage =
-        "usage: coracle-benches COMMAND GUEST_DIR [boot|stream|memory|plugs|state|baseline]...";
+    let usage = "usage: coracle-benches COMMAND GUEST_DIR [boot|stream|memory|plugs|network|state|baseline]...";
     let coracle = PathBuf::from(args.next().context(usage)?);
     let guest = PathBuf::from(args.next().context(usage)?);
     let mut wanted: Vec<String> = args.collect();
     if wanted.is_empty() {
-        wanted = ["boot", "stream", "memory", "plugs", "state"].map(str::to_owned).to_vec();
+        wanted =
+            ["boot", "stream", "memory", "plugs", "network", "state"].map(str::to_owned).to_vec();
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let mut rows = Vec::new();
@@ -39,6 +40,7 @@ fn main() -> Result<ExitCode> {
             "stream" => runtime.block_on(stream::measure(&coracle, &guest))?,
             "memory" => runtime.block_on(memory::measure(&coracle, &guest))?,
             "plugs" => runtime.block_on(plugs::measure(&coracle, &guest))?,
+            "network" => network::measure(&coracle, &guest)?,
             "state" => state::measure()?,
             "baseline" => baselines(&guest)?,
             other => bail!("no bench named {other:?}; {usage}"),

@@ -3,9 +3,10 @@
 //! The same kernel and modules as coracle's guest, busybox as init, `dd` on the port in
 //! the guest, plain reads and writes on its socket on the host.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,15 @@ pub fn rate(bytes: u64, started: Instant) -> f64 {
 
 /// The guest's own initrd, with another init and a busybox laid over it.
 pub fn initrd_with(guest: &Path, init: &str) -> Result<Vec<u8>> {
+    initrd_with_files(guest, init, &[])
+}
+
+/// The same, with further programs: where in the guest, and their bytes. Their folders are made.
+pub fn initrd_with_files(
+    guest: &Path,
+    init: &str,
+    files: &[(PathBuf, Vec<u8>)],
+) -> Result<Vec<u8>> {
     let mut bytes = std::fs::read(guest.join("initrd.img"))?;
     bytes.resize(bytes.len().next_multiple_of(512), 0);
     let busybox = std::fs::read("/bin/busybox").context("busybox-static is not installed")?;
@@ -112,6 +122,16 @@ pub fn initrd_with(guest: &Path, init: &str) -> Result<Vec<u8>> {
     over.add("bin", 0o755, cpio::Kind::Directory);
     over.add("bin/busybox", 0o755, cpio::Kind::File(&busybox));
     over.add("init", 0o755, cpio::Kind::File(init.as_bytes()));
+    let mut folders = BTreeSet::new();
+    for (path, _) in files {
+        folders.extend(path.ancestors().skip(1).filter(|path| path.file_name().is_some()));
+    }
+    for folder in folders {
+        over.add(&folder.to_string_lossy(), 0o755, cpio::Kind::Directory);
+    }
+    for (path, bytes) in files {
+        over.add(&path.to_string_lossy(), 0o755, cpio::Kind::File(bytes));
+    }
     bytes.extend(over.finish());
     Ok(bytes)
 }

@@ -16,6 +16,11 @@ fn fetch(from: &Detached<'_>, url: &str) -> Option<String> {
     output.status.success().then(|| text(&output.stdout))
 }
 
+fn fetch_size(from: &Detached<'_>, url: &str) -> usize {
+    let command = format!("timeout 60 wget -q -O - {url} | wc -c");
+    from.sh(&command).trim().parse().unwrap()
+}
+
 fn fetch_from(place: &Place, side: &str, url: &str) -> Option<String> {
     let output = place.ground().output(side, &format!("curl -s -g -m 4 {url}"));
     output.status.success().then(|| text(&output.stdout))
@@ -133,7 +138,7 @@ fn networks_come_and_go_while_a_sandbox_runs() {
     let place = Place::networked();
     let six = "six,subnet=fd07::/64";
     let a = idle(&place, "a", &["--net", six]);
-    let b = server(&place, "b", &["--net", "six", "-p", "[::1]:8080:80"]);
+    let b = server(&place, "b", &["--net", "six", "-p", "[::1]:8080:80", "--rate-out", "200k"]);
 
     // A network of IPv6 alone.
     assert_eq!(a.sh("ip -4 -o addr show dev eth0"), "");
@@ -141,6 +146,13 @@ fn networks_come_and_go_while_a_sandbox_runs() {
     assert_eq!(fetch(&a, "http://b/hostname").as_deref(), Some("b\n"));
     assert_eq!(fetch_from(&place, "host", "http://[::1]:8080/hostname").as_deref(), Some("b\n"));
     assert!(pings(&a, "fd02::2"), "the world, through NAT");
+
+    // No faster than it may: 1 MiB at 200 KiB a second, less what may come at once.
+    b.sh("head -c 1048576 /dev/zero > /etc/large");
+    let began = std::time::Instant::now();
+    assert_eq!(fetch_size(&a, "http://b/large"), 1 << 20);
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(2500), "1 MiB took {took:?}");
 
     // Seven more, the second with another MTU: eight cards, each its own network.
     a.run(&["net", "add", "@", "small,mtu=1400"]);

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use coracle_engine::client::Client;
 use coracle_engine::network::{
-    self, AttachRequest, Attached, Egress, NetworkSpec, Published, Source, dns, forward, process,
+    self, AttachRequest, Attached, Egress, NetworkSpec, Published, Rates, Source, dns, forward,
+    process,
 };
 use coracle_engine::root::Root;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +29,12 @@ pub struct NetworkOptions {
     /// What the sandbox may begin to talk to: `all`, `none`, or networks by name.
     #[arg(long, value_name = "none|all|CIDR,...", default_value = "all")]
     pub egress: Egress,
+    /// The most the sandbox receives in a second, with k, m or g.
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse_bytes)]
+    pub rate_in: Option<u64>,
+    /// The most the sandbox sends in a second, with k, m or g.
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse_bytes)]
+    pub rate_out: Option<u64>,
     /// Name server of the containers; may be given more than once.
     #[arg(long, value_name = "IP")]
     pub dns: Vec<IpAddr>,
@@ -106,6 +113,7 @@ impl NetworkOptions {
             source,
             published: self.publish.clone(),
             egress: self.egress.clone(),
+            rates: Rates { receive: self.rate_in, send: self.rate_out },
             dns: self.dns.clone(),
             aliases: self.network_alias.clone(),
             mac: self.mac,

@@ -7,6 +7,14 @@ const MIB: u64 = 1024 * 1024;
 /// # Errors
 /// Says what was wrong with the text.
 pub fn parse_mib(text: &str) -> Result<u64, String> {
+    Ok(parse_bytes(text)?.div_ceil(MIB))
+}
+
+/// Parses a size.
+///
+/// # Errors
+/// Says what was wrong with the text.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -20,10 +28,10 @@ pub fn parse_mib(text: &str) -> Result<u64, String> {
         .parse()
         .map_err(|_| format!("{text:?} is not a size: write a number such as 512m"))?;
     let bytes = number.checked_mul(unit).ok_or_else(|| format!("{text} is too large"))?;
-    match bytes.div_ceil(MIB) {
-        0 => Err("a size of zero makes no sense here".to_owned()),
-        mib => Ok(mib),
+    if bytes == 0 {
+        return Err("a size of zero makes no sense here".to_owned());
     }
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ fn run(folder: PathBuf, network: &str) -> coracle_net::Result<()> {
         mac: None,
         published: vec!["8080:80".parse()?],
         egress: "10.0.0.0/8".parse()?,
+        rates: coracle_net::rates::Rates { receive: Some(1 << 20), send: Some(1 << 33) },
     })?;
     drop(joined.tap);
     networks.leave(&name, "a")

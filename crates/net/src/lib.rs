@@ -15,7 +15,7 @@
 //! | [`endpoint`] | the eight kinds of endpoint, and how each becomes a network card |
 //! | [`rules`] | nftables: NAT, published ports, who may send what |
 //! | [`private`] | networks of ours, shared by sandboxes, gone with their last user |
-//! | [`publish`], [`egress`], [`pool`] | what users write, and addresses, as pure values |
+//! | [`publish`], [`egress`], [`rates`], [`pool`] | what users write, and addresses, as pure values |
 //! | [`dns`], [`forward`] | the two servers that stand beside a network: names, and ports on loopback |
 //!
 //! What works on devices and rules blocks for some milliseconds: asynchronous callers give it a thread
@@ -39,6 +39,7 @@ pub mod pool;
 pub mod private;
 pub mod process;
 pub mod publish;
+pub mod rates;
 pub mod rules;
 mod sys;
 pub mod tap;

@@ -15,6 +15,7 @@ fn join(sandbox: &str, network: &str) -> Join {
         mac: None,
         published: Vec::new(),
         egress: "all".parse().unwrap(),
+        rates: coracle_net::rates::Rates::default(),
     }
 }
 

@@ -45,15 +45,18 @@ pub fn ask(name: &str, mac: [u8; 6], limit: Duration) -> io::Result<Lease> {
     let mut conversation = Conversation { socket, mac, transaction: 0x636f_7200 };
     let end = Instant::now() + limit;
     let mut patience = Duration::from_secs(1);
-    while Instant::now() < end {
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let text = format!("no DHCP server leased an address within {} s", limit.as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
         conversation.transaction = conversation.transaction.wrapping_add(1);
-        if let Some(lease) = conversation.once(patience.min(limit))? {
+        if let Some(lease) = conversation.once(patience.min(left))? {
             return Ok(lease);
         }
         patience *= 2;
     }
-    let text = format!("no DHCP server leased an address within {} s", limit.as_secs());
-    Err(io::Error::new(io::ErrorKind::TimedOut, text))
 }
 
 struct Conversation {

@@ -34,7 +34,7 @@ pub const FOLDER: &str = "/run/networks";
 const APPEAR_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a DHCP server may take; the host waits longer.
-const LEASE_TIMEOUT: Duration = Duration::from_secs(20);
+const LEASE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Why a network could not be had, or not be given up.
 #[derive(Debug, thiserror::Error)]

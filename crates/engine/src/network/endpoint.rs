@@ -27,7 +27,8 @@ pub(super) fn private(joined: Joined, request: &AttachRequest) -> Endpoint {
     let first = alone.next();
     Endpoint {
         described: HnsEndpoint {
-            id: network.name.clone(),
+            // Names of networks may differ in case alone, ids of endpoints may not.
+            id: lease.tap,
             name: network.name,
             mac_address: lease.mac,
             ip_address: first.map(|net| net.addr().to_string()).unwrap_or_default(),

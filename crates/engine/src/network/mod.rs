@@ -33,6 +33,7 @@ pub use coracle_net::egress::Egress;
 pub use coracle_net::link::Traffic;
 pub use coracle_net::private::{Lease, NetworkSpec};
 pub use coracle_net::publish::Published;
+pub use coracle_net::rates::Rates;
 pub use coracle_net::{dns, forward, process};
 pub use persisted::{endpoint_of, persisted};
 pub use spec::{AttachRequest, Attached, Source};

@@ -9,6 +9,7 @@ use coracle_net::egress::Egress;
 use coracle_net::endpoint::Endpoint;
 use coracle_net::private::{Join, Joined, NetworkSpec};
 use coracle_net::publish::Published;
+use coracle_net::rates::Rates;
 use serde::{Deserialize, Serialize};
 
 use super::user;
@@ -84,6 +85,9 @@ pub struct AttachRequest {
     /// What the sandbox may begin to talk to.
     #[serde(default)]
     pub egress: Egress,
+    /// How fast it may send and receive.
+    #[serde(default)]
+    pub rates: Rates,
     /// Name servers; none: the network's, or the host's.
     #[serde(default)]
     pub dns: Vec<IpAddr>,
@@ -102,6 +106,7 @@ impl AttachRequest {
             source,
             published: Vec::new(),
             egress: Egress::All,
+            rates: Rates::default(),
             dns: Vec::new(),
             aliases: Vec::new(),
             mac: None,
@@ -132,6 +137,9 @@ impl AttachRequest {
             {
                 bad("it publishes at IPv4 addresses only")
             }
+            Source::User | Source::Namespace(_) | Source::Cni(_) if !self.rates.is_unlimited() => {
+                bad("how fast it may be is not up to us")
+            }
             Source::User => Ok(()),
             Source::Namespace(_) | Source::Cni(_) if !self.published.is_empty() => {
                 bad("publishing ports is up to who made it")
@@ -154,6 +162,7 @@ impl AttachRequest {
             mac: self.mac,
             published: self.published.clone(),
             egress: self.egress.clone(),
+            rates: self.rates,
         }
     }
 }
@@ -178,6 +187,9 @@ pub struct Attached {
     pub published: Vec<Published>,
     /// What the sandbox may begin to talk to.
     pub egress: Egress,
+    /// How fast it may send and receive.
+    #[serde(default, skip_serializing_if = "Rates::is_unlimited")]
+    pub rates: Rates,
 }
 
 impl Attached {
@@ -204,6 +216,7 @@ impl Attached {
             tap,
             published: Vec::new(),
             egress: Egress::All,
+            rates: Rates::default(),
         }
     }
 
@@ -217,6 +230,7 @@ impl Attached {
             tap: String::new(),
             published: request.published.clone(),
             egress: request.egress.clone(),
+            rates: Rates::default(),
         }
     }
 
@@ -231,6 +245,7 @@ impl Attached {
             tap: lease.tap.clone(),
             published: lease.published.clone(),
             egress: lease.egress.clone(),
+            rates: lease.rates,
         }
     }
 }

@@ -172,6 +172,7 @@ mod tests {
             aliases: vec![alias.to_owned()],
             published: Vec::new(),
             egress: egress.parse::<Egress>().unwrap(),
+            rates: crate::rates::Rates::default(),
             forwarder: None,
         }
     }

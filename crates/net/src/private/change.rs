@@ -157,6 +157,7 @@ fn lease(
         aliases: join.aliases.clone(),
         published: join.published.clone(),
         egress: join.egress.clone(),
+        rates: join.rates,
         forwarder: None,
     })
 }
@@ -218,6 +219,7 @@ fn make(
         gateways: &gateways,
         published: &lease.published,
         egress: &lease.egress,
+        rates: lease.rates,
     })
     .apply()?;
     // Only now, behind its rules, can it be heard.

@@ -29,6 +29,7 @@ use crate::egress::Egress;
 use crate::link::Mac;
 use crate::namespace::Namespace;
 use crate::publish::Published;
+use crate::rates::Rates;
 use crate::{NetError, Result};
 
 pub(crate) use change::listening_addresses;
@@ -59,6 +60,8 @@ pub struct Join {
     pub published: Vec<Published>,
     /// What it may begin to talk to.
     pub egress: Egress,
+    /// How fast it may.
+    pub rates: Rates,
 }
 
 /// A sandbox on a network.

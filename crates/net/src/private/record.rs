@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::egress::Egress;
 use crate::process::Sidecar;
 use crate::publish::Published;
+use crate::rates::Rates;
 use crate::{NetError, Result, pool};
 
 const FILE: &str = "network.json";
@@ -60,6 +61,9 @@ pub struct Lease {
     /// What it may begin to talk to.
     #[serde(default)]
     pub egress: Egress,
+    /// How fast it may.
+    #[serde(default)]
+    pub rates: Rates,
     /// Who carries what the host sends to its own loopback addresses.
     #[serde(default)]
     pub forwarder: Option<Sidecar>,

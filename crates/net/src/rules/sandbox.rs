@@ -9,17 +9,21 @@ use nftables::types::{NfChainType, NfFamily, NfHook};
 
 use super::words::{
     Builder, accept, any_of, comes_in_on, dnat, drop_it, field, goes_out_on, header_of, is,
-    is_an_answer, is_for_this_host, is_not, meta, network, number, text, was_redirected,
+    is_an_answer, is_faster_than, is_for_this_host, is_not, meta, network, number, text,
+    was_redirected,
 };
 use super::{BEFORE_FILTERS, OURS, Rules, table_of};
 use crate::egress::Egress;
 use crate::link::{Mac, mac_text};
 use crate::publish::{Protocol, Published};
+use crate::rates::Rates;
 
 /// Where the kernel's own NAT stands, on the way in and for what this host sends.
 const DESTINATION_NAT: i32 = -100;
 /// Before anything else looks.
 const FIRST: i32 = -300;
+/// After everything else.
+const LAST: i32 = 300;
 
 /// What the rules of a sandbox are made from.
 #[derive(Debug, Clone)]
@@ -38,6 +42,8 @@ pub struct SandboxRules<'a> {
     pub published: &'a [Published],
     /// What it may begin to talk to.
     pub egress: &'a Egress,
+    /// How fast it may.
+    pub rates: Rates,
 }
 
 /// All rules of a sandbox.
@@ -48,6 +54,7 @@ pub fn sandbox_rules(sandbox: &SandboxRules<'_>) -> Rules {
     let mut inet = Builder { rules: &mut rules, family: NfFamily::INet, table };
     only_its_own_addresses(&mut inet, sandbox);
     only_its_own_network(&mut inet, sandbox);
+    slow_down(&mut inet, sandbox);
     publish(&mut inet, sandbox);
     if let Egress::Only(allowed) = sandbox.egress {
         only_to(&mut inet, sandbox, allowed);
@@ -100,6 +107,18 @@ fn only_its_own_network(inet: &mut Builder<'_>, sandbox: &SandboxRules<'_>) {
     // An answer to who came from another network by a published port goes back there.
     rule(vec![is_an_answer(), accept()]);
     rule(vec![drop_it()]);
+}
+
+/// What is too much is dropped, which is how TCP learns to send less.
+fn slow_down(inet: &mut Builder<'_>, sandbox: &SandboxRules<'_>) {
+    if let Some(bytes) = sandbox.rates.send {
+        let too_fast = vec![comes_in_on(sandbox.tap), is_faster_than(bytes), drop_it()];
+        inet.rule("own", too_fast);
+    }
+    if let Some(bytes) = sandbox.rates.receive {
+        inet.chain("to", NfChainType::Filter, NfHook::Postrouting, LAST);
+        inet.rule("to", vec![goes_out_on(sandbox.tap), is_faster_than(bytes), drop_it()]);
+    }
 }
 
 /// Ports of the host lead to the sandbox. What the host's own programs send to its loopback addresses

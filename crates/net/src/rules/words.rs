@@ -9,7 +9,7 @@ use nftables::expr::{
     Prefix, SetItem,
 };
 use nftables::schema::{Chain, NfListObject, Rule};
-use nftables::stmt::{Accept, Drop, Match, NAT, NATFamily, Operator, Statement};
+use nftables::stmt::{Accept, Drop, Limit, Match, NAT, NATFamily, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::Rules;
@@ -58,6 +58,26 @@ pub(super) fn drop_it() -> Statement<'static> {
 
 pub(super) fn masquerade() -> Statement<'static> {
     Statement::Masquerade(None)
+}
+
+/// More than so many bytes a second. What comes at once may be a twentieth of a second's, and never
+/// less than a few of the largest packets a VM hands over.
+pub(super) fn is_faster_than(bytes: u64) -> Statement<'static> {
+    const LEAST_BURST: u64 = 256 << 10;
+    // The form has room for 4 GiB/s: beyond it, in KiB.
+    let (rate, unit) = match u32::try_from(bytes) {
+        Ok(bytes) => (bytes, "bytes"),
+        Err(_) => (u32::try_from(bytes / 1024).unwrap_or(u32::MAX), "kbytes"),
+    };
+    let burst = u32::try_from((bytes / 20).max(LEAST_BURST)).unwrap_or(u32::MAX);
+    Statement::Limit(Limit {
+        rate,
+        rate_unit: Some(unit.into()),
+        per: Some("second".into()),
+        burst: Some(burst),
+        burst_unit: Some("bytes".into()),
+        inv: Some(true),
+    })
 }
 
 pub(super) fn dnat(to: IpAddr, port: u16) -> Statement<'static> {

@@ -1,0 +1,224 @@
+//! Network namespaces and endpoints of a VM, by the library, on a real VM: what the guest makes of what
+//! it is told.
+#![allow(clippy::unwrap_used)]
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_bridge::message::ProcessParameters;
+use coracle_net::namespace::Namespace;
+use coracle_net::tap;
+use coracle_tests::net::Ground;
+use coracle_tests::place::guest_dir;
+use coracle_uvm::network::{AdapterExtra, AdapterRoute, Carrier, Endpoint};
+use coracle_uvm::options::{ColdDisk, ColdMount, OptionsLcow};
+use coracle_uvm::schema::HnsEndpoint;
+use coracle_uvm::{UtilityVm, UvmError};
+use tokio::io::AsyncReadExt;
+
+/// A tap that is a port of the bridge `lan` on the test's ground.
+fn tap(folder: &Path, ground: &Ground, name: &str) -> Arc<OwnedFd> {
+    let host = Namespace::open(&folder.join("net-host")).unwrap();
+    let opened = host.run(|| tap::open_tap(name)).unwrap();
+    ground.run("host", &format!("ip link set {name} up master lan"));
+    Arc::new(opened)
+}
+
+fn endpoint(id: &str, number: u8, tap: Arc<OwnedFd>) -> Endpoint {
+    Endpoint {
+        described: HnsEndpoint {
+            id: id.to_owned(),
+            mac_address: format!("02-00-00-00-50-{number:02x}"),
+            ip_address: format!("10.50.0.{number}"),
+            prefix_length: 24,
+            gateway_address: "10.50.0.1".to_owned(),
+            ..HnsEndpoint::default()
+        },
+        extra: AdapterExtra::default(),
+        carrier: Carrier::Tap(tap),
+    }
+}
+
+async fn sh(vm: &UtilityVm, command: &str) -> String {
+    let words = ["/run/layer/bin/busybox", "sh", "-c", command].map(str::to_owned);
+    let parameters = ProcessParameters {
+        command_args: words.to_vec(),
+        environment: [(
+            "PATH".to_owned(),
+            "/run/layer/bin:/run/layer/sbin:/run/layer/usr/bin".to_owned(),
+        )]
+        .into(),
+        create_std_out_pipe: true,
+        create_std_err_pipe: true,
+        ..ProcessParameters::default()
+    };
+    let process = vm.create_process(&parameters).await.unwrap();
+    let mut stdio = process.take_stdio();
+    let (mut out, mut err) = (String::new(), String::new());
+    let (mut stdout, mut stderr) = (stdio.stdout.take().unwrap(), stdio.stderr.take().unwrap());
+    let both =
+        async { tokio::join!(stdout.read_to_string(&mut out), stderr.read_to_string(&mut err)) };
+    let read = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
+    read.0.unwrap();
+    read.1.unwrap();
+    assert_eq!(process.wait().await.unwrap(), 0, "{command}: {out}{err}");
+    out
+}
+
+/// The same, in a network namespace of the guest.
+async fn inside(vm: &UtilityVm, namespace: &str, command: &str) -> String {
+    let enter = format!("nsenter --net=/run/networks/{namespace}/net sh -c '{command}'");
+    sh(vm, &enter).await
+}
+
+fn chain(error: &UvmError) -> String {
+    let (mut text, mut next) = (error.to_string(), std::error::Error::source(error));
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+async fn started(folder: &Path) -> UtilityVm {
+    let mut opts = OptionsLcow::with_boot_files("", "coracle-test", &guest_dir());
+    opts.options.memory_size_in_mb = 256;
+    opts.options.processor_count = 1;
+    opts.host.run_dir = Some(folder.join("run"));
+    opts.host.accelerator = coracle_uvm::Accel::Tcg;
+    let root = std::fs::File::open(guest_dir().join("rootfs.erofs")).unwrap();
+    let mount = ColdMount { path: "/run/layer".to_owned(), filesystem: "erofs".to_owned() };
+    opts.host.cold_disks = vec![ColdDisk {
+        serial: "root".to_owned(),
+        file: Arc::new(root.into()),
+        read_only: true,
+        mount: Some(mount),
+    }];
+    let vm = UtilityVm::create_lcow(opts).await.unwrap();
+    vm.start().await.unwrap();
+    vm
+}
+
+#[tokio::test]
+async fn endpoints_come_into_their_namespaces_and_go_without_a_trace() {
+    let dir = tempfile::tempdir().unwrap();
+    let ground = Ground::new(dir.path());
+    ground.run("host", "ip link add lan type bridge && ip addr add 10.50.0.1/24 dev lan && \
+        ip addr add fd50::1/64 dev lan nodad && ip addr add 203.0.113.1/32 dev lan && ip link set lan up");
+    let tap = |name: &str| tap(dir.path(), &ground, name);
+    let vm = started(dir.path()).await;
+    let devices = "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort | tr -d \"\\n\"";
+    assert_eq!(sh(&vm, devices).await, " lo");
+
+    // Two in one namespace and one in another; the second has no default route of its own.
+    vm.add_net_ns("POD-1").await.unwrap();
+    vm.add_net_ns("pod-2").await.unwrap();
+    let mut a = endpoint("Aa", 2, tap("tap-a"));
+    a.described.encap_overhead = 50;
+    a.extra.addresses = vec!["fd50::2/64".to_owned()];
+    a.described.gateway_address = "203.0.113.1,fd50::1".to_owned();
+    let mut b = endpoint("Bb", 3, tap("tap-b"));
+    b.extra.name = "second".to_owned();
+    b.extra.routes = vec![AdapterRoute {
+        destination: "10.60.0.0/16".to_owned(),
+        gateway: "10.50.0.1".to_owned(),
+        metric: 9,
+    }];
+    let c = endpoint("Aa", 4, tap("tap-c"));
+    vm.add_endpoints_to_ns("pod-1", &[a.clone(), b.clone()]).await.unwrap();
+    let same_mac =
+        Endpoint { described: HnsEndpoint { id: "x".into(), ..a.described.clone() }, ..c.clone() };
+    let error = vm.add_endpoints_to_ns("pod-2", &[c.clone(), same_mac]).await.unwrap_err();
+    assert!(chain(&error).contains("is that of endpoint aa"), "{}", chain(&error));
+    vm.add_endpoints_to_ns("POD-2", &[c.clone()]).await.unwrap();
+
+    assert_eq!(sh(&vm, devices).await, " lo", "they are all in their namespaces");
+    assert_eq!(inside(&vm, "pod-1", devices).await, " eth0 lo second");
+    assert_eq!(inside(&vm, "pod-2", devices).await, " eth0 lo");
+    assert!(inside(&vm, "pod-1", "ip -o link show eth0").await.contains("mtu 1450"));
+    let routes = inside(&vm, "pod-1", "ip route; ip rule").await;
+    for part in [
+        "default via 203.0.113.1 dev eth0",
+        "10.60.0.0/16 via 10.50.0.1 dev second",
+        "from 10.50.0.3 lookup",
+    ] {
+        assert!(routes.contains(part), "{part}: {routes}");
+    }
+    for (namespace, to) in [
+        ("pod-1", "10.50.0.1"),
+        ("pod-1", "203.0.113.1"),
+        ("pod-2", "10.50.0.1"),
+        ("pod-2", "10.50.0.2"),
+    ] {
+        inside(&vm, namespace, &format!("ping -c1 -W5 {to}")).await;
+    }
+    inside(&vm, "pod-1", "ping -6 -c1 -W5 fd50::1").await;
+
+    // What the guest refuses leaves neither a card nor half a namespace, and what was there goes on.
+    vm.add_net_ns("pod-3").await.unwrap();
+    let mut bad = endpoint("bad", 6, tap("tap-f"));
+    bad.described.ip_address = "10.50.0.300".to_owned();
+    let error =
+        vm.add_endpoints_to_ns("pod-3", &[endpoint("ok", 5, tap("tap-e")), bad]).await.unwrap_err();
+    assert!(chain(&error).contains("the address \"10.50.0.300\" is wrong"), "{}", chain(&error));
+    assert_eq!(sh(&vm, devices).await, " lo");
+    assert_eq!(sh(&vm, "ls /run/networks | tr \"\\n\" \" \"").await, "pod-1 pod-2 ");
+
+    // Without an address a DHCP server is asked.
+    let conf = dir.path().join("udhcpd.conf");
+    let lines = format!(
+        "start 10.50.0.100\nend 10.50.0.100\ninterface lan\nopt subnet 255.255.255.0\nopt router 10.50.0.1\n\
+         opt dns 10.50.0.53\nlease_file {}\npidfile {}\n",
+        dir.path().join("leases").display(),
+        dir.path().join("pid").display(),
+    );
+    std::fs::write(&conf, lines).unwrap();
+    let server = ground
+        .command(Path::new("/bin/busybox"))
+        .args(["udhcpd", "-f"])
+        .arg(&conf)
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    let mut server = server.unwrap();
+    let mut asks = endpoint("dhcp", 7, tap("tap-g"));
+    asks.described.ip_address = String::new();
+    asks.described.gateway_address = String::new();
+    let added = vm.add_endpoints_to_ns("pod-3", &[asks.clone()]).await;
+    server.kill().unwrap();
+    server.wait().unwrap();
+    added.unwrap();
+    let seen = inside(&vm, "pod-3", "ip -4 -o addr show dev eth0; ip route").await;
+    assert!(seen.contains("10.50.0.100/24") && seen.contains("default via 10.50.0.1"), "{seen}");
+    assert_eq!(sh(&vm, "cat /run/networks/pod-3/resolv.conf").await, "nameserver 10.50.0.53\n");
+    // Nobody leases anything: told, and nothing is left.
+    asks.described.id = "nobody".to_owned();
+    asks.described.mac_address = "02-00-00-00-50-08".to_owned();
+    asks.carrier = Carrier::Tap(tap("tap-h"));
+    let error = vm.add_endpoints_to_ns("pod-3", &[asks]).await.unwrap_err();
+    assert!(chain(&error).contains("no DHCP server leased an address"), "{}", chain(&error));
+    assert_eq!(inside(&vm, "pod-3", devices).await, " eth0 lo");
+
+    // Out in any order and any case, and in again with the same ids.
+    for round in 0..2 {
+        vm.remove_endpoints_from_ns(
+            "Pod-1",
+            &[HnsEndpoint { id: "aA".into(), ..HnsEndpoint::default() }],
+        )
+        .await
+        .unwrap();
+        assert_eq!(inside(&vm, "pod-1", devices).await, " lo second");
+        let again = Endpoint { carrier: Carrier::Tap(tap(&format!("tap-r{round}"))), ..a.clone() };
+        vm.add_endpoints_to_ns("pod-1", &[again]).await.unwrap();
+        assert_eq!(inside(&vm, "pod-1", devices).await, " eth0 lo second");
+    }
+    for id in ["POD-1", "pod-2", "pod-3"] {
+        vm.remove_net_ns(id).await.unwrap();
+    }
+    assert_eq!(sh(&vm, devices).await, " lo");
+    assert_eq!(sh(&vm, "ls /run/networks").await, "");
+    vm.close().await.unwrap();
+    drop((a, b, c));
+    assert!(!ground.run("host", "ip -o link").contains("tap-"), "taps are left");
+}
