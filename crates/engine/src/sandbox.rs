@@ -254,12 +254,12 @@ impl Sandbox {
         self.init.as_ref().map_or(&[], |init| &init.args)
     }
 
-    /// Ends the VM; the run directory stays.
+    /// Ends the VM and leaves its networks; the run directory stays.
     ///
     /// # Errors
-    /// The VM cannot be ended.
+    /// The VM cannot be ended, or a network not be left.
     pub async fn power_off(&self) -> Result<(), Error> {
-        end_vm(&self.holdings, &self.name).await
+        end(&self.holdings, &self.name).await
     }
 
     /// Ends the VM and gives back everything on the host. Doing it again does nothing.
@@ -281,16 +281,26 @@ impl Sandbox {
 
 /// Gives everything back, the last first. Goes on after a failure and returns the first.
 async fn release(holdings: &Mutex<Holdings>, name: &str) -> Result<(), Error> {
-    let mut outcome = end_vm(holdings, name).await;
-    let networks = holdings.lock().unwrap_or_else(PoisonError::into_inner).networks.take();
-    if let Some(networks) = networks {
-        outcome = outcome.and(networks.leave_all().await);
-    }
+    let outcome = end(holdings, name).await;
     let dir = holdings.lock().unwrap_or_else(PoisonError::into_inner).run_dir.take();
     let Some(dir) = dir else { return outcome };
     // The scratch disk lies in it and goes with it.
     let removed = dir.remove();
     outcome.and(removed.map_err(|source| Error::Room { name: name.to_owned(), source }))
+}
+
+/// Ends the VM and leaves its networks: their ports and addresses are for others now.
+async fn end(holdings: &Mutex<Holdings>, name: &str) -> Result<(), Error> {
+    let networks = holdings.lock().unwrap_or_else(PoisonError::into_inner).networks.clone();
+    // Neither waits for the other: a sandbox is cut off before its rules go.
+    let leaving = async {
+        match networks {
+            Some(networks) => networks.leave_all().await,
+            None => Ok(()),
+        }
+    };
+    let (ended, left) = tokio::join!(end_vm(holdings, name), leaving);
+    ended.and(left)
 }
 
 async fn end_vm(holdings: &Mutex<Holdings>, name: &str) -> Result<(), Error> {

@@ -11,6 +11,7 @@
 //! the files its containers see. All of it happens one after the other, under one lock, on threads
 //! that may block.
 
+mod adapter;
 mod dhcp;
 mod files;
 mod netlink;

@@ -11,6 +11,8 @@ use nix::sched::{CloneFlags, setns};
 use rtnetlink::Handle;
 use tokio::runtime::Builder;
 
+use super::NetworkError;
+
 /// Why the kernel could not be asked, or refused.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
@@ -29,28 +31,46 @@ pub enum NetlinkError {
 pub fn in_namespace<T, W>(
     namespace: Option<BorrowedFd<'_>>,
     work: impl FnOnce(Handle) -> W + Send,
-) -> Result<T, NetlinkError>
+) -> Result<T, NetworkError>
 where
     T: Send,
-    W: Future<Output = Result<T, NetlinkError>>,
+    W: Future<Output = Result<T, NetworkError>>,
 {
     on_a_thread(move || {
         if let Some(namespace) = namespace {
-            setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
+            let entered = setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
+            entered.map_err(|source| failed("enter a network namespace", source.into()))?;
         }
-        let runtime = Builder::new_current_thread().enable_io().build()?;
-        runtime.block_on(async {
-            let (connection, handle, _) = rtnetlink::new_connection()?;
-            // Ends with the runtime.
-            tokio::spawn(connection);
-            work(handle).await
-        })
+        here(work)
     })
+}
+
+/// Runs `work` in the namespace this thread is in, which is no runtime's. Blocks.
+pub fn here<T, W>(work: impl FnOnce(Handle) -> W) -> Result<T, NetworkError>
+where
+    W: Future<Output = Result<T, NetworkError>>,
+{
+    let no_way = |source: io::Error| failed("talk to the kernel about networks", source.into());
+    let runtime = Builder::new_current_thread().enable_io().build().map_err(no_way)?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(no_way)?;
+        // Ends with the runtime.
+        tokio::spawn(connection);
+        work(handle).await
+    })
+}
+
+/// What was done when the kernel refused.
+pub fn failed(what: impl Into<String>, source: NetlinkError) -> NetworkError {
+    NetworkError::Kernel { what: what.into(), source }
 }
 
 /// Runs `work` on a thread of its own, which may then change its namespaces. Blocks.
 pub fn on_a_thread<T: Send>(
-    work: impl FnOnce() -> Result<T, NetlinkError> + Send,
-) -> Result<T, NetlinkError> {
-    std::thread::scope(|scope| scope.spawn(work).join().unwrap_or(Err(NetlinkError::Thread)))
+    work: impl FnOnce() -> Result<T, NetworkError> + Send,
+) -> Result<T, NetworkError> {
+    std::thread::scope(|scope| {
+        let done = scope.spawn(work).join();
+        done.unwrap_or_else(|_| Err(failed("work in a network namespace", NetlinkError::Thread)))
+    })
 }

@@ -247,28 +247,44 @@ fn make(
 pub(super) fn leave(networks: &Networks, name: &str, sandbox: &str) -> Result<()> {
     let folder = networks.folder_of(name);
     let Some(mut network) = NetworkRecord::read(&folder)? else { return Ok(()) };
-    let Some(lease) = network.leases.get(sandbox) else { return Ok(()) };
-    if let Some(forwarder) = lease.forwarder {
-        forwarder.end(PATIENCE)?;
-    }
-    // Gone with its VM, as a rule; while it is there it stays behind its rules.
+    let Some(lease) = network.leases.remove(sandbox) else { return Ok(()) };
+    // First of all it is cut off, if its VM has not gone already: it is never there without its rules.
     link::delete(&lease.tap)?;
-    rules::delete(&lease.tap)?;
-    network.leases.remove(sandbox);
     if !network.leases.is_empty() {
+        both(
+            || rules::delete(&[&lease.tap]),
+            || lease.forwarder.map_or(Ok(()), |forwarder| forwarder.end(PATIENCE)),
+        )?;
         return network.write(&folder);
     }
-    if let Some(names) = network.names {
-        names.end(PATIENCE)?;
-    }
-    link::delete(&network.bridge)?;
-    rules::delete(&network.bridge)?;
+    // The kernel takes its time for each, and they have nothing to do with each other.
+    both(
+        || rules::delete(&[&lease.tap, &network.bridge]),
+        || {
+            let sidecars = lease.forwarder.into_iter().chain(network.names);
+            sidecars.into_iter().try_for_each(|sidecar| sidecar.end(PATIENCE))?;
+            link::delete(&network.bridge)
+        },
+    )?;
     if networks.all()?.iter().all(|other| other.name == name) {
         sysctl::put_back(networks.folder())?;
     }
     // The record last: as long as anything is left, it tells.
     let failed = |source| NetError::File { what: "remove", path: folder.clone(), source };
     fs::remove_dir_all(&folder).map_err(failed)
+}
+
+/// Does both at once, each to its end; the first failure counts.
+fn both(one: impl FnOnce() -> Result<()> + Send, other: impl FnOnce() -> Result<()>) -> Result<()> {
+    std::thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        let one = one.join().unwrap_or_else(|_| {
+            let source = std::io::Error::other("the thread ended before its work");
+            Err(NetError::System { what: "leave a network", source })
+        });
+        one.and(other)
+    })
 }
 
 /// What names of devices and hardware addresses are made from: one root's are not another's.

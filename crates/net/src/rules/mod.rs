@@ -67,16 +67,18 @@ pub fn table_of(device: &str) -> String {
     format!("coracle_{device}")
 }
 
-/// Deletes the table of a bridge or a tap. There being none is success.
+/// Deletes the tables of bridges or taps. There being none is success.
 ///
 /// # Errors
 /// `nft` is not there, or refuses.
-pub fn delete(device: &str) -> Result<()> {
+pub fn delete(devices: &[&str]) -> Result<()> {
     let mut batch = Batch::new();
-    let name = table_of(device);
-    batch.add(table(NfFamily::INet, &name));
-    batch.delete(table(NfFamily::INet, &name));
-    run(format!("delete the rules of {device}"), &batch.to_nftables())
+    for device in devices {
+        // Deleting what is not there is an error, making what is there is none.
+        batch.add(table(NfFamily::INet, &table_of(device)));
+        batch.delete(table(NfFamily::INet, &table_of(device)));
+    }
+    run(format!("delete the rules of {}", devices.join(" and ")), &batch.to_nftables())
 }
 
 /// The devices whose tables are there.
