@@ -192,12 +192,12 @@ pub fn run(verb: NetVerb, root: &Root) -> Result<ExitCode> {
                             [
                                 network.name.clone(),
                                 join(&network.subnets),
-                                network.bridge.clone(),
+                                network.mtu.to_string(),
                                 network.leases.len().to_string(),
                             ]
                         })
                         .collect();
-                    let heading = ["NETWORK", "SUBNETS", "BRIDGE", "SANDBOXES"];
+                    let heading = ["NETWORK", "SUBNETS", "MTU", "SANDBOXES"];
                     let rows = cells.iter().map(|row| row.each_ref().map(String::as_str));
                     let rows: Vec<_> = std::iter::once(heading).chain(rows).collect();
                     columns::print(&mut out, &rows)?;

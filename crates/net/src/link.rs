@@ -5,10 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::{Handle, LinkBridge, LinkUnspec};
+use rtnetlink::packet_route::route::{RouteMessage, RouteType};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use crate::netlink::{ask, errno, errno_of};
 use crate::{NetError, Result};
+
+/// The one device every host has.
+const LOOPBACK: &str = "lo";
 
 /// No such device.
 const ENODEV: i32 = 19;
@@ -92,33 +96,55 @@ pub fn delete(name: &str) -> Result<()> {
     }
 }
 
-/// Makes a bridge with these addresses, up, if it is not there yet.
+/// Makes these addresses this host's own, and the subnets ones of which nothing but what is routed
+/// elsewhere can be reached: what is sent to nobody must not leave by the default route. Doing it again
+/// does no harm.
 ///
 /// # Errors
-/// The name is that of another device; the kernel refuses. A bridge that was made is deleted then.
-pub fn ensure_bridge(name: &str, mac: &Mac, addresses: &[IpNet], mtu: u32) -> Result<()> {
-    let made = set(&format!("make the bridge {name}"), async |netlink| {
-        let bridge = LinkBridge::new(name).address(mac.to_vec()).mtu(mtu).build();
-        netlink.link().add(bridge).execute().await
-    });
-    let is_new = match made {
-        Ok(()) => true,
-        Err(error) if errno_of(&error) == Some(EEXIST) => false,
-        Err(error) => return Err(unsupported(error, "bridge", "CONFIG_BRIDGE")),
-    };
-    let finished = finish_bridge(name, addresses);
-    if finished.is_err() && is_new {
-        drop(delete(name));
+/// The kernel refuses.
+pub fn hold(addresses: &[IpAddr], subnets: &[IpNet]) -> Result<()> {
+    let index = index(LOOPBACK)?;
+    for ip in addresses {
+        add_address(LOOPBACK, index, IpNet::from(*ip))?;
     }
-    finished
+    for subnet in subnets {
+        let added = set(&format!("make the rest of {subnet} unreachable"), async |netlink| {
+            netlink.route().add(unreachable(subnet)?).execute().await
+        });
+        ignoring(added, EEXIST)?;
+    }
+    Ok(())
 }
 
-fn finish_bridge(name: &str, addresses: &[IpNet]) -> Result<()> {
-    let index = index(name)?;
-    for address in addresses {
-        add_address(name, index, *address)?;
+/// Undoes [`hold`]. Doing it again does no harm.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn let_go(addresses: &[IpAddr], subnets: &[IpNet]) -> Result<()> {
+    /// ESRCH.
+    const NO_ROUTE: i32 = 3;
+    let index = index(LOOPBACK)?;
+    for subnet in subnets {
+        let removed = set(&format!("take away the route to {subnet}"), async |netlink| {
+            netlink.route().del(unreachable(subnet)?).execute().await
+        });
+        ignoring(removed, NO_ROUTE)?;
     }
-    up(name)
+    addresses.iter().try_for_each(|ip| remove_address(LOOPBACK, index, IpNet::from(*ip)))
+}
+
+fn unreachable(subnet: &IpNet) -> Result<RouteMessage, rtnetlink::Error> {
+    let route = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(subnet.addr(), subnet.prefix_len())
+        .map_err(|_| rtnetlink::Error::RequestFailed)?;
+    Ok(route.kind(RouteType::Unreachable).build())
+}
+
+fn ignoring(outcome: Result<()>, errno: i32) -> Result<()> {
+    match outcome {
+        Err(error) if errno_of(&error) == Some(errno) => Ok(()),
+        other => other,
+    }
 }
 
 /// Gives a device an address; it having it already is success.
@@ -127,7 +153,7 @@ pub(crate) fn add_address(name: &str, index: u32, address: IpNet) -> Result<()> 
     let added = set(&format!("give {name} the address {address}"), async |netlink| {
         let mut add = netlink.address().add(index, address.addr(), address.prefix_len());
         if address.addr().is_ipv6() {
-            // Usable at once: nobody else can have it on a bridge of our own.
+            // Usable at once: nobody else can have it on a device of our own.
             let flags = AddressAttribute::Flags(AddressFlags::Nodad);
             add.message_mut().attributes.push(flags);
         }
@@ -181,7 +207,7 @@ pub fn wire(name: &str, own: &[IpAddr], theirs: &[IpAddr], mtu: u32) -> Result<(
 /// Has packets for an address go to a device.
 fn add_route(name: &str, index: u32, to: IpNet) -> Result<()> {
     let added = set(&format!("route {to} to {name}"), async |netlink| {
-        let route = rtnetlink::RouteMessageBuilder::<IpAddr>::new()
+        let route = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(to.addr(), to.prefix_len())
             .map_err(|_| rtnetlink::Error::RequestFailed)?
             .output_interface(index)
@@ -238,8 +264,8 @@ pub fn traffic(name: &str) -> Result<Traffic> {
 /// # Errors
 /// The kernel cannot be asked.
 pub fn routed_networks() -> Result<Vec<IpNet>> {
-    use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
-    use rtnetlink::{RouteMessageBuilder, packet_route::AddressFamily};
+    use rtnetlink::packet_route::AddressFamily;
+    use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute};
     let all = ask("list the routes", async |netlink| {
         let mut routes: Vec<RouteMessage> = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {

@@ -19,6 +19,8 @@ pub struct Facts {
     pub space: Probed<Space>,
     pub memory: Probed<Memory>,
     pub virtiofsd: Option<PathBuf>,
+    /// Whether `nft` is there.
+    pub has_nft: bool,
     /// Whether we are root, which changes what mends a thing.
     pub is_root: bool,
 }

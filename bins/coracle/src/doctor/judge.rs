@@ -26,6 +26,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         space(&facts.space),
         cgroups(facts),
         tun(facts.tun),
+        nft(facts),
         vsock(facts.vsock),
         virtiofsd(facts),
     ]
@@ -175,6 +176,19 @@ fn tun(tun: Device) -> Check {
         }
     };
     check("tun", "a VM's network interfaces are taps", opinion)
+}
+
+fn nft(facts: &Facts) -> Check {
+    let opinion = if facts.has_nft {
+        well("nft is installed")
+    } else {
+        warn("nft is not installed", as_root(facts, "apt-get install nftables"))
+    };
+    check(
+        "nft",
+        "private networks are made of its rules; without it there is `--net user`",
+        opinion,
+    )
 }
 
 fn vsock(vsock: Device) -> Check {

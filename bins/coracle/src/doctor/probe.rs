@@ -26,7 +26,8 @@ pub fn probe(root: &Root) -> Facts {
         cgroups: cgroups(),
         space: space(root.data()),
         memory: memory(),
-        virtiofsd: virtiofsd(),
+        virtiofsd: program("virtiofsd", &VIRTIOFSD_FOLDERS),
+        has_nft: program("nft", &["/usr/sbin", "/sbin"]).is_some(),
         is_root: rustix::process::geteuid().is_root(),
     }
 }
@@ -137,8 +138,9 @@ pub(super) fn available_memory(meminfo: &str) -> Option<Memory> {
     Some(Memory { available: kib >> 10 })
 }
 
-fn virtiofsd() -> Option<PathBuf> {
+/// A program on the search path, or in one of these folders.
+fn program(name: &str, folders: &[&str]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(VIRTIOFSD_FOLDERS.map(PathBuf::from));
-    folders.map(|folder| folder.join("virtiofsd")).find(|path| path.is_file())
+    let folders = std::env::split_paths(&path).chain(folders.iter().map(PathBuf::from));
+    folders.map(|folder| folder.join(name)).find(|path| path.is_file())
 }

@@ -23,6 +23,7 @@ fn healthy() -> Facts {
         space: Ok(Space { folder: "/var/lib/coracle".into(), free: 80 << 30 }),
         memory: Ok(Memory { available: 16_000 }),
         virtiofsd: Some("/usr/libexec/virtiofsd".into()),
+        has_nft: true,
         is_root: true,
     }
 }
@@ -47,6 +48,7 @@ ok      memory     16000 MiB available
 ok      disk       81920 MiB free for /var/lib/coracle
 ok      cgroups    cgroup v2, writable
 ok      tun        /dev/net/tun opens
+ok      nft        nft is installed
 ok      vsock      /dev/vhost-vsock opens
 ok      virtiofsd  /usr/libexec/virtiofsd
 
@@ -64,6 +66,7 @@ fn what_is_not_well_comes_with_its_reason_and_its_remedy() {
         guest: Guest::Absent { folder: "/var/lib/coracle/guest".into() },
         tun: Device::Absent,
         virtiofsd: None,
+        has_nft: false,
         vsock: Device::Absent,
         memory: Err("/proc/meminfo has no MemAvailable".into()),
         ..healthy()
@@ -85,6 +88,9 @@ ok      cgroups    cgroup v2, writable
 warn    tun        there is no /dev/net/tun
                    why: a VM's network interfaces are taps
                    fix: sudo modprobe tun
+warn    nft        nft is not installed
+                   why: private networks are made of its rules; without it there is `--net user`
+                   fix: apt-get install nftables
 ok      vsock      no /dev/vhost-vsock, and none is needed
 ok      virtiofsd  not installed, and not needed yet
 

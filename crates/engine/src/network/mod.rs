@@ -1,7 +1,7 @@
 //! A sandbox's networks: from what was asked for to a card in the guest, and all the way back.
 //!
 //! ```text
-//!   join (host: bridge, rules, tap; or a namespace's devices)  ─► attach (VM: card, guest: namespace)
+//!   join (host: address, rules, tap; or a namespace's devices)  ─► attach (VM: card, guest: namespace)
 //!   detach (guest lets go, card out) ─► leave (host: rules, tap, names, ports; or what plugins made)
 //! ```
 //!

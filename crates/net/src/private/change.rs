@@ -107,8 +107,7 @@ fn define(
         schema: NetworkRecord::SCHEMA,
         name: spec.name.clone(),
         namespace: Namespace::current()?.identity()?,
-        bridge: format!("corbr{}", &hex(&digest)[..9]),
-        mac: mac_text(&own_mac(&digest)),
+        table: format!("cornet{}", &hex(&digest)[..9]),
         subnets,
         mtu: spec.mtu.unwrap_or(USUAL_MTU),
         is_ready: false,
@@ -197,16 +196,10 @@ fn make(
 ) -> Result<OwnedFd> {
     let gateways = network.gateways();
     let has = |v4: bool| network.subnets.iter().any(|subnet| subnet.addr().is_ipv4() == v4);
-    let is_there = network.is_ready && link::index_of(&network.bridge)?.is_some();
-    if !is_there {
+    link::hold(&gateways, &network.subnets)?;
+    if !network.is_ready {
         sysctl::forward(networks.folder(), has(true), has(false))?;
-        let with_length =
-            |(subnet, ip): (&IpNet, &IpAddr)| IpNet::new(*ip, subnet.prefix_len()).ok();
-        let addresses: Vec<IpNet> =
-            network.subnets.iter().zip(&gateways).filter_map(with_length).collect();
-        let mac = parse_mac(&network.mac)?;
-        link::ensure_bridge(&network.bridge, &mac, &addresses, network.mtu)?;
-        network_rules(&network.bridge, &network.subnets).apply()?;
+        network_rules(&network.table, &network.subnets).apply()?;
         network.is_ready = true;
     }
     let lease = &network.leases[sandbox];
@@ -259,11 +252,11 @@ pub(super) fn leave(networks: &Networks, name: &str, sandbox: &str) -> Result<()
     }
     // The kernel takes its time for each, and they have nothing to do with each other.
     both(
-        || rules::delete(&[&lease.tap, &network.bridge]),
+        || rules::delete(&[&lease.tap, &network.table]),
         || {
             let sidecars = lease.forwarder.into_iter().chain(network.names);
             sidecars.into_iter().try_for_each(|sidecar| sidecar.end(PATIENCE))?;
-            link::delete(&network.bridge)
+            link::let_go(&network.gateways(), &network.subnets)
         },
     )?;
     if networks.all()?.iter().all(|other| other.name == name) {

@@ -1,8 +1,8 @@
 //! Networks of ours: addresses, NAT and names, shared by sandboxes.
 //!
 //! ```text
-//!   join:   record says so ─► bridge, rules ─► tap ─► rules of the sandbox ─► sidecars ─► record
-//!   leave:  sidecars ─► rules ─► tap ─► record; the last one takes bridge, rules and record along
+//!   join:   record says so ─► address, rules ─► rules of the sandbox ─► tap ─► sidecars ─► record
+//!   leave:  tap ─► rules, sidecars ─► record; the last one takes address, rules and record along
 //! ```
 //!
 //! Each network has a folder with its record, `network.json`: what it is, and who is on it with which
@@ -11,8 +11,7 @@
 //! So what a killed owner left can be read off it, and [`Networks::sweep`] leaves in its name.
 //!
 //! Each sandbox has a wire of its own to the host, its address alone, and the host as its gateway: what
-//! sandboxes say to each other goes by way of the host, where the rules are. The bridge has no ports;
-//! it is what holds the network's own address (docs/decisions).
+//! sandboxes say to each other goes by way of the host, where the rules are (docs/decisions).
 
 mod change;
 mod record;

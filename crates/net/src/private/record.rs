@@ -26,15 +26,13 @@ pub struct NetworkRecord {
     pub name: String,
     /// The network namespace of the host it was made in, by device and inode.
     pub namespace: (u64, u64),
-    /// The bridge.
-    pub bridge: String,
-    /// The bridge's hardware address.
-    pub mac: String,
+    /// What its table of rules is named after.
+    pub table: String,
     /// The subnets.
     pub subnets: Vec<IpNet>,
     /// The largest packet in bytes.
     pub mtu: u32,
-    /// Whether bridge and rules were made whole.
+    /// Whether it was made whole.
     pub is_ready: bool,
     /// Who serves its names.
     #[serde(default)]
@@ -73,7 +71,7 @@ impl NetworkRecord {
     /// The form this version writes and reads.
     pub const SCHEMA: u32 = 1;
 
-    /// The host's addresses on the bridge.
+    /// The host's addresses on it.
     pub fn gateways(&self) -> Vec<IpAddr> {
         self.subnets.iter().filter_map(pool::gateway).collect()
     }

@@ -1,11 +1,11 @@
 //! Rules in the kernel's packet filter, by way of `nft` and its JSON.
 //!
-//! Each network and each sandbox has a table of its own, named after its device, and none of ours is
+//! Each network and each sandbox has a table of its own, with a name of its own, and none of ours is
 //! ever changed in place: it is made whole in one transaction and deleted whole. So a rule can neither
 //! be left behind alone nor hit somebody else's.
 //!
 //! ```text
-//!   coracle_BRIDGE   masquerade what leaves; no redirects that lead around the host
+//!   coracle_NETWORK  masquerade what leaves; no redirects that lead around the host
 //!   coracle_TAP      what the sandbox sends must come from its own addresses; which networks it
 //!                    reaches; published ports; what it may begin to talk to
 //! ```
@@ -62,12 +62,12 @@ impl Rules {
     }
 }
 
-/// The name of the table of a bridge or a tap.
+/// The name of the table of a network or a tap.
 pub fn table_of(device: &str) -> String {
     format!("coracle_{device}")
 }
 
-/// Deletes the tables of bridges or taps. There being none is success.
+/// Deletes the tables of networks or taps. There being none is success.
 ///
 /// # Errors
 /// `nft` is not there, or refuses.
@@ -81,7 +81,7 @@ pub fn delete(devices: &[&str]) -> Result<()> {
     run(format!("delete the rules of {}", devices.join(" and ")), &batch.to_nftables())
 }
 
-/// The devices whose tables are there.
+/// The networks and taps whose tables are there.
 ///
 /// # Errors
 /// `nft` is not there, or refuses.

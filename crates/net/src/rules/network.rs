@@ -13,9 +13,9 @@ use super::{OURS, Rules, table_of};
 const SOURCE_NAT: i32 = 100;
 
 /// What leaves the network carries the host's address.
-pub fn network_rules(bridge: &str, subnets: &[IpNet]) -> Rules {
-    let mut rules = Rules::new(format!("make the rules of {bridge}"));
-    let table = table_of(bridge);
+pub fn network_rules(name: &str, subnets: &[IpNet]) -> Rules {
+    let mut rules = Rules::new(format!("make the rules of {name}"));
+    let table = table_of(name);
     rules.table(NfFamily::INet, &table);
     let mut inet = Builder { rules: &mut rules, family: NfFamily::INet, table };
 

@@ -36,7 +36,7 @@ pub struct SandboxRules<'a> {
     pub mac: &'a Mac,
     /// Its addresses, at most one of each family.
     pub addresses: &'a [IpAddr],
-    /// The host's addresses on the bridge.
+    /// The host's addresses on the network.
     pub gateways: &'a [IpAddr],
     /// Its published ports.
     pub published: &'a [Published],
