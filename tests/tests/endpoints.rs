@@ -83,7 +83,7 @@ fn chain(error: &UvmError) -> String {
 }
 
 async fn started(folder: &Path) -> UtilityVm {
-    let mut opts = OptionsLcow::with_boot_files("", "coracle-test", &guest_dir());
+    let mut opts = OptionsLcow::with_boot_files("", "coracle-test", guest_dir());
     opts.options.memory_size_in_mb = 256;
     opts.options.processor_count = 1;
     opts.host.run_dir = Some(folder.join("run"));
@@ -132,7 +132,7 @@ async fn endpoints_come_into_their_namespaces_and_go_without_a_trace() {
         Endpoint { described: HnsEndpoint { id: "x".into(), ..a.described.clone() }, ..c.clone() };
     let error = vm.add_endpoints_to_ns("pod-2", &[c.clone(), same_mac]).await.unwrap_err();
     assert!(chain(&error).contains("is that of endpoint aa"), "{}", chain(&error));
-    vm.add_endpoints_to_ns("POD-2", &[c.clone()]).await.unwrap();
+    vm.add_endpoints_to_ns("POD-2", std::slice::from_ref(&c)).await.unwrap();
 
     assert_eq!(sh(&vm, devices).await, " lo", "they are all in their namespaces");
     assert_eq!(inside(&vm, "pod-1", devices).await, " eth0 lo second");

@@ -93,10 +93,10 @@ fn a_veth_and_a_macvlan_carry_frames_and_are_given_back_as_they_were() {
         let before = world.seen();
         let found = device(&world, kind);
         let endpoint = Endpoint::of(&found, model, "t").unwrap();
-        let is_right = match (&endpoint, kind) {
-            (Endpoint::Veth(_), "near") | (Endpoint::BridgedMacvlan(_), "vlan") => true,
-            _ => false,
-        };
+        let is_right = matches!(
+            (&endpoint, kind),
+            (Endpoint::Veth(_), "near") | (Endpoint::BridgedMacvlan(_), "vlan")
+        );
         assert!(is_right, "{endpoint:?}");
         let attached = world.run(|| attach(endpoint, found.mtu)).unwrap();
         let Carrier::Tap(tap) = &attached.carrier else { panic!("{attached:?}") };

@@ -153,10 +153,11 @@ async fn add_route(netlink: &Handle, index: u32, route: &Route) -> Result<(), Ne
 async fn add_rule(netlink: &Handle, from: IpAddr, table: u32) -> Result<(), NetlinkError> {
     let rule = netlink.rule().add().table_id(table).priority(RULE_PRIORITY);
     let rule = rule.action(RuleAction::ToTable);
-    Ok(match from {
+    match from {
         IpAddr::V4(ip) => rule.v4().source_prefix(ip, 32).execute().await?,
         IpAddr::V6(ip) => rule.v6().source_prefix(ip, 128).execute().await?,
-    })
+    }
+    Ok(())
 }
 
 /// Takes away every rule that leads to a table.
