@@ -5,5 +5,6 @@
 //! asserts more than the absence of a panic.
 
 pub mod bridge;
+pub mod names;
 pub mod persist;
 pub mod plan9;

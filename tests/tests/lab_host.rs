@@ -1,5 +1,5 @@
 //! What this machine cannot prove, in a machine that can: devices handed over by VFIO behind a real
-//! IOMMU.
+//! IOMMU, and a network by a kind of device that its kernel lacks.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -30,6 +30,22 @@ echo "refused: $(coracle device add lab 0000:00:1f.3 || echo "status $?")"
 echo "unknown: $(coracle device add lab 0000:00:1e.0 || echo "status $?")"
 coracle device rm lab 0000:00:06.0
 drivers after-rm
+
+# An ipvlan device, in a namespace that somebody prepared.
+for module in tun veth ipvlan sch_ingress cls_u32 act_mirred; do load $module; done
+ip netns add prepared
+ip link add outer type veth peer name inner
+ip addr add 10.44.0.1/24 dev outer
+ip link set outer up
+ip link set inner up
+ip link add ipv0 link inner netns prepared type ipvlan mode l2
+ip -n prepared addr add 10.44.0.2/24 dev ipv0
+ip -n prepared link set ipv0 up
+coracle net add lab ns:/run/netns/prepared
+coracle exec lab -- ip -4 -o addr show dev ipv0
+echo "pings: $(coracle exec lab -- ping -c3 -W10 10.44.0.1 | grep received)"
+coracle net rm lab ns:/run/netns/prepared
+echo "queues left: $(ip netns exec prepared tc qdisc | grep -c ingress || true)"
 coracle rm --force lab
 drivers at-last
 ls /dev/vfio
@@ -60,6 +76,10 @@ fn devices_of_the_host_go_to_the_guest_and_back_to_their_drivers() {
     for line in ["after-rm 05.0 vfio-pci", "after-rm 06.0 e1000"] {
         has(line);
     }
+    // The network by ipvlan: the address is the prepared one, packets go both ways, nothing is left.
+    assert!(said.contains("inet 10.44.0.2/24"), "{said}");
+    assert!(said.contains("pings: 3 packets transmitted, 3 packets received"), "{said}");
+    has("queues left: 0");
     // What was left in the VM at its end goes back too; nothing of VFIO is left but its door.
     for line in ["at-last 05.0 ", "at-last 06.0 e1000", "at-last 1f.2 ahci", "vfio"] {
         has(line);

@@ -34,7 +34,11 @@ fn pings(from: &Detached<'_>, to: &str) -> bool {
 fn server<'a>(place: &'a Place, name: &str, options: &[&str]) -> Detached<'a> {
     let serve = ["--", "httpd", "-f", "-p", "80", "-h", "/etc"];
     let name = format!("--name={name}");
-    Detached::start(place, &[&[name.as_str()], options, &serve].concat())
+    let server = Detached::start(place, &[&[name.as_str()], options, &serve].concat());
+    // Its program was started, which is not to say that it listens.
+    server.sh("for n in $(seq 100); do wget -q -O /dev/null http://127.0.0.1/hostname && exit; \
+         sleep 0.1; done; exit 1");
+    server
 }
 
 fn idle<'a>(place: &'a Place, name: &str, options: &[&str]) -> Detached<'a> {
@@ -138,7 +142,13 @@ fn networks_come_and_go_while_a_sandbox_runs() {
     let place = Place::networked();
     let six = "six,subnet=fd07::/64";
     let a = idle(&place, "a", &["--net", six]);
-    let b = server(&place, "b", &["--net", "six", "-p", "[::1]:8080:80", "--rate-out", "200k"]);
+    let b = server(
+        &place,
+        "b",
+        &["--net", "six", "-p", "[::1]:8080:80", "--rate-out", "200k", "--dns", "192.0.2.53"],
+    );
+
+    assert_eq!(b.sh("cat /etc/resolv.conf"), "nameserver 192.0.2.53\n");
 
     // A network of IPv6 alone.
     assert_eq!(a.sh("ip -4 -o addr show dev eth0"), "");
@@ -199,6 +209,7 @@ fn no_network_is_lo_alone_and_what_cannot_be_is_refused() {
         (&["--net", "none", "-p", "80:80"][..], "no ports to publish"),
         (&["--net", "host"], "the host's own network"),
         (&["--net", "ns:/no/such/namespace"], "/no/such/namespace"),
+        (&["--net", "ns:/proc/self/ns/net"], "it is this host's own"),
         (&["--net", "cni:nowhere"], "CNI network nowhere"),
         (&["-p", "80"], "[IP:]HOST:GUEST"),
         (&["--egress", "everywhere"], "none"),

@@ -182,3 +182,53 @@ fn hardware_is_told_by_its_address_and_no_server_is_told_by_its_socket() {
     let attached = world.run(|| attach(physical, 1500)).unwrap();
     assert!(matches!(attached.carrier, Carrier::Pci(bdf) if bdf == "0000:00:01.0"));
 }
+
+#[test]
+fn a_device_that_is_renamed_or_moved_while_it_is_attached_is_given_back_all_the_same() {
+    let world = World::new();
+    world.sh(FAR);
+    let before = world.seen();
+    let found = device(&world, "near");
+    let endpoint = Endpoint::of(&found, Interworking::TcMirror, "t").unwrap();
+    let attached = world.run(|| attach(endpoint.clone(), 1400)).unwrap();
+    world.sh("ip link set near name other");
+    world.run(|| detach(&attached.endpoint)).unwrap();
+    world.sh("ip link set other name near");
+    drop(attached);
+    assert_eq!(world.seen(), before);
+    // Moved: its half has gone with it, ours is taken away.
+    let attached = world.run(|| attach(endpoint, 1400)).unwrap();
+    let elsewhere = World::new();
+    let at = elsewhere.path("net").display().to_string();
+    world.sh(&format!("ip link set near netns {at}"));
+    world.run(|| detach(&attached.endpoint)).unwrap();
+    let Endpoint::Veth(pair) = &attached.endpoint else { panic!() };
+    assert!(!world.sh("ip -o link").contains(&format!(" {}:", pair.carrier)));
+}
+
+#[test]
+fn a_namespace_that_goes_while_it_is_used_takes_everything_along() {
+    let world = World::new();
+    let gone = world.path("gone");
+    let inner = coracle_net::namespace::Namespace::create(&gone).unwrap();
+    inner
+        .run(|| {
+            let made = std::process::Command::new("/usr/sbin/ip")
+                .args(["link", "add", "far", "type", "veth", "peer", "name", "near"])
+                .status();
+            assert!(made.unwrap().success());
+            Ok(())
+        })
+        .unwrap();
+    let found = inner.run(discover::devices).unwrap();
+    let found = found.into_iter().find(|device| device.name == "near").unwrap();
+    let endpoint = Endpoint::of(&found, Interworking::TcMirror, "t").unwrap();
+    let attached = inner.run(|| attach(endpoint, 1500)).unwrap();
+    coracle_net::namespace::delete(&gone).unwrap();
+    // Our own descriptor keeps it for as long as we look.
+    inner.run(|| detach(&attached.endpoint)).unwrap();
+    drop((attached, inner));
+    let error = coracle_net::namespace::Namespace::open(&gone).unwrap_err();
+    assert!(error.to_string().contains("gone"), "{error}");
+    coracle_net::namespace::delete(&gone).unwrap();
+}

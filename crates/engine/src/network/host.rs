@@ -81,13 +81,22 @@ impl Hosts {
             Source::User => Ok((HostSide::User, vec![super::user::card(request)])),
             Source::Namespace(path) => {
                 let of = Namespace::open(path)?;
+                if of.identity()? == Namespace::current()?.identity()? {
+                    let why = "it is this host's own: its devices are not for a sandbox".to_owned();
+                    return Err(NetError::Device { name: network.to_owned(), why });
+                }
                 let host = HostSide::Namespace { path: path.clone(), endpoints: Vec::new() };
                 self.take(network, request, &of, &Dns::default(), host)
             }
             Source::Cni(name) => {
                 let cni = Cni::find(name)?;
                 let attachment = Attachment {
-                    container: format!("coracle-{}", self.sandbox),
+                    // Another root directory may have a sandbox of the same name.
+                    container: format!(
+                        "coracle-{}-{}",
+                        short_hash(&self.run.to_string_lossy()),
+                        self.sandbox
+                    ),
                     namespace: self.folder().join(format!("netns-{name}")),
                     interface: "eth0".to_owned(),
                 };

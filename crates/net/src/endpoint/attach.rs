@@ -7,6 +7,7 @@ use rtnetlink::packet_route::link::MacVtapMode;
 use rtnetlink::{LinkMacVtap, LinkUnspec};
 
 use super::{Endpoint, Interface, Interworking, Pair};
+use crate::discover::{self, Device};
 use crate::link::{self, index, set, unsupported};
 use crate::{NetError, Result, mirror, tap};
 
@@ -72,14 +73,12 @@ pub fn detach(endpoint: &Endpoint) -> Result<()> {
     match endpoint {
         Endpoint::Veth(pair) | Endpoint::BridgedMacvlan(pair) | Endpoint::IpVlan(pair) => {
             link::delete(&pair.carrier)?;
-            if link::index_of(&pair.seen.name)?.is_none() {
-                return Ok(());
-            }
+            let Some(name) = current_name(&pair.seen)? else { return Ok(()) };
             match pair.model {
-                Interworking::TcMirror => mirror::part(&pair.seen.name),
+                Interworking::TcMirror => mirror::part(&name),
                 Interworking::Macvtap => {
-                    set_mac(&pair.seen.name, &pair.seen)?;
-                    set_addresses(&pair.seen, true)
+                    set_mac(&name, &pair.seen)?;
+                    set_addresses(&name, &pair.seen, true)
                 }
                 Interworking::None => Ok(()),
             }
@@ -90,6 +89,16 @@ pub fn detach(endpoint: &Endpoint) -> Result<()> {
         | Endpoint::Physical { .. }
         | Endpoint::VhostUser { .. } => Ok(()),
     }
+}
+
+/// What the interface is called now: somebody may have renamed it, or taken it away.
+fn current_name(interface: &Interface) -> Result<Option<String>> {
+    if link::index_of(&interface.name)?.is_some() {
+        return Ok(Some(interface.name.clone()));
+    }
+    let has_it =
+        |device: &Device| device.mac.as_ref().map(link::mac_text).as_ref() == Some(&interface.mac);
+    Ok(discover::devices()?.into_iter().find(has_it).map(|device| device.name))
 }
 
 fn mirrored(pair: &Pair, mtu: u32) -> Result<OwnedFd> {
@@ -128,7 +137,7 @@ fn on_top(pair: &Pair, mtu: u32) -> Result<OwnedFd> {
         set_mac(&pair.carrier, &spare)?;
         set_mac(&pair.seen.name, &other)?;
         set_mac(&pair.carrier, &pair.seen)?;
-        set_addresses(&pair.seen, false)?;
+        set_addresses(&pair.seen.name, &pair.seen, false)?;
         link::up(&pair.seen.name)?;
         link::up(&pair.carrier)?;
         tap::open_macvtap(&pair.carrier)
@@ -136,19 +145,19 @@ fn on_top(pair: &Pair, mtu: u32) -> Result<OwnedFd> {
     if opened.is_err() {
         drop(link::delete(&pair.carrier));
         drop(set_mac(&pair.seen.name, &pair.seen));
-        drop(set_addresses(&pair.seen, true));
+        drop(set_addresses(&pair.seen.name, &pair.seen, true));
     }
     opened
 }
 
 /// Gives the interface its addresses, or takes them from it.
-fn set_addresses(interface: &Interface, present: bool) -> Result<()> {
-    let index = index(&interface.name)?;
+fn set_addresses(name: &str, interface: &Interface, present: bool) -> Result<()> {
+    let index = index(name)?;
     for address in &interface.addresses {
         if present {
-            link::add_address(&interface.name, index, *address)?;
+            link::add_address(name, index, *address)?;
         } else {
-            link::remove_address(&interface.name, index, *address)?;
+            link::remove_address(name, index, *address)?;
         }
     }
     Ok(())

@@ -1,4 +1,5 @@
 //! A network namespace of a test's own, and what is in it.
+#![allow(dead_code, reason = "each test file needs a part of it")]
 
 use std::path::PathBuf;
 use std::process::Command;
