@@ -33,10 +33,9 @@ impl Ground {
             "host",
             &format!(
                 "ip link add wire type veth peer name away && \
-                 nsenter --net={} true && ip link set away netns {} && \
+                 ip link set away netns {} && \
                  ip addr add 192.0.2.1/24 dev wire && ip addr add fd02::1/64 dev wire nodad && \
                  ip link set wire up",
-                ground.path("world").display(),
                 ground.path("world").display(),
             ),
         );

@@ -137,10 +137,7 @@ pub fn requests(net: Option<&str>, options: &NetworkOptions) -> Result<Vec<Attac
 fn usual_network() -> Source {
     let why_not = if !rustix::process::geteuid().is_root() {
         "networks of the host need root"
-    } else if !["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"]
-        .iter()
-        .any(|nft| Path::new(nft).exists())
-    {
+    } else if !network::has_nft() {
         "the program `nft` is not installed"
     } else if !Path::new("/dev/net/tun").exists() {
         "this host has no /dev/net/tun"
@@ -246,14 +243,11 @@ fn parse_source(text: &str) -> Result<Source, String> {
 }
 
 fn parse_mac(text: &str) -> Result<[u8; 6], String> {
-    let part = |part: &str| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2);
-    let bytes: Option<Vec<u8>> = text.split([':', '-']).map(part).collect();
-    let mac: Option<[u8; 6]> = bytes.and_then(|bytes| bytes.try_into().ok());
-    match mac {
-        Some(mac) if mac[0] & 1 == 0 => Ok(mac),
-        Some(_) => Err("it is a group's address: the first byte must be even".to_owned()),
-        None => Err("write six bytes in hexadecimal, as in 02:00:00:00:00:01".to_owned()),
+    let mac = network::parse_mac(text).map_err(|error| error.to_string())?;
+    if mac[0] & 1 != 0 {
+        return Err("it is a group's address: the first byte must be even".to_owned());
     }
+    Ok(mac)
 }
 
 /// What a server beside a network is told.

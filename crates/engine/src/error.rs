@@ -246,8 +246,8 @@ pub enum Error {
     /// The host's side of a network failed.
     #[error("cannot {what}")]
     Network {
-        /// `join the network`, `leave the network`, ...
-        what: &'static str,
+        /// `join network default`, ...
+        what: String,
         /// Why.
         source: Box<coracle_net::NetError>,
     },

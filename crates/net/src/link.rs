@@ -29,6 +29,20 @@ pub fn mac_text(mac: &Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
+/// Reads a hardware address, with colons or dashes.
+///
+/// # Errors
+/// It is none.
+pub fn parse_mac(text: &str) -> Result<Mac> {
+    let part = |part: &str| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2);
+    let bytes: Option<Vec<u8>> = text.split([':', '-']).map(part).collect();
+    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| NetError::Text {
+        what: "hardware address",
+        text: text.to_owned(),
+        why: "write six bytes in hexadecimal, as in 02:00:00:00:00:01".to_owned(),
+    })
+}
+
 /// The number of a device, if it is there.
 ///
 /// # Errors
@@ -223,7 +237,7 @@ fn add_route(name: &str, index: u32, to: IpNet) -> Result<()> {
 /// What a device has carried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Traffic {
-    /// Bytes, packets, errors and drops on the way in.
+    /// Bytes in.
     pub rx_bytes: u64,
     /// Packets in.
     pub rx_packets: u64,

@@ -42,11 +42,6 @@ fn nth(subnet: &IpNet, n: u128) -> Option<IpAddr> {
     (subnet.contains(&address) && !is_broadcast).then_some(address)
 }
 
-/// The address alone, as a network of one.
-pub fn alone(address: IpAddr) -> IpNet {
-    IpNet::from(address)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,26 +13,12 @@ use crate::{NetError, Result, namespace, sys};
 const TUN: &str = "/dev/net/tun";
 /// Frames of the link layer; no extra header; the header by which offloads are passed on.
 const TAP: u16 = 0x0002 | 0x1000 | 0x4000;
-/// Packets without a link layer.
-const TUN_FLAGS: u16 = 0x0001 | 0x1000 | 0x4000;
 
 /// Makes a tap device of this name in the namespace of this thread.
 ///
 /// # Errors
 /// The name is taken or too long; not root; no `/dev/net/tun`.
 pub fn open_tap(name: &str) -> Result<OwnedFd> {
-    open_tun(name, TAP)
-}
-
-/// Makes a tun device, whose packets have no link layer.
-///
-/// # Errors
-/// As [`open_tap`].
-pub fn open_tun_device(name: &str) -> Result<OwnedFd> {
-    open_tun(name, TUN_FLAGS)
-}
-
-fn open_tun(name: &str, flags: u16) -> Result<OwnedFd> {
     let failed = |what, path: &str, source| NetError::File { what, path: path.into(), source };
     if name.is_empty() || name.len() > 15 {
         let source = std::io::Error::from(std::io::ErrorKind::InvalidInput);
@@ -40,7 +26,7 @@ fn open_tun(name: &str, flags: u16) -> Result<OwnedFd> {
     }
     let mode = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let tun = open(TUN, mode, Mode::empty()).map_err(|e| failed("open", TUN, e.into()))?;
-    sys::set_interface(&tun, name, flags)
+    sys::set_interface(&tun, name, TAP)
         .map_err(|source| failed("make the device", name, source))?;
     Ok(tun)
 }

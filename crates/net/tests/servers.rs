@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use coracle_net::private::{Lease, NetworkRecord};
+use coracle_net::process::Sidecar;
 use coracle_net::rates::Rates;
 use coracle_net::{dns, forward};
 use simple_dns::rdata::RData;
@@ -18,6 +19,11 @@ use support::World;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::oneshot;
+
+/// The servers run in the test's own process.
+fn this_process() -> Sidecar {
+    Sidecar { pid: std::process::id(), start_time: 0 }
+}
 
 fn lease(address: &str, published: &[&str], egress: &str) -> Lease {
     Lease {
@@ -28,7 +34,7 @@ fn lease(address: &str, published: &[&str], egress: &str) -> Lease {
         published: published.iter().map(|port| port.parse().unwrap()).collect(),
         egress: egress.parse().unwrap(),
         rates: Rates::default(),
-        forwarder: None,
+        forwarder: Some(this_process()),
     }
 }
 
@@ -42,7 +48,7 @@ fn record(folder: &Path, leases: Vec<(&str, Lease)>) {
         subnets: vec!["127.53.0.0/24".parse().unwrap()],
         mtu: 1500,
         is_ready: true,
-        names: None,
+        names: Some(this_process()),
         leases: leases.into_iter().map(|(n, l)| (n.to_owned(), l)).collect::<BTreeMap<_, _>>(),
     };
     std::fs::create_dir_all(folder).unwrap();
@@ -208,4 +214,20 @@ fn the_name_server_holds_for_damaged_questions() {
             fuzz::name_question(&question[..at]);
         }
     }
+}
+
+#[test]
+fn a_server_that_no_record_knows_of_ends() {
+    let world = World::new();
+    let folder = world.path("networks/lab");
+    let mut unknown = lease("127.53.0.2", &["127.0.0.1:8080:80"], "all");
+    unknown.forwarder = Some(Sidecar { pid: 1, start_time: 0 });
+    record(&folder, vec![("web", unknown)]);
+    run(&world, async { forward::serve(&folder, "web", || {}).await.unwrap() });
+    let text = std::fs::read_to_string(folder.join("network.json")).unwrap();
+    let own = format!("\"names\":{{\"pid\":{}", std::process::id());
+    let text = text.replacen(&own, "\"names\":{\"pid\":1", 1);
+    assert!(!text.contains(&own));
+    std::fs::write(folder.join("network.json"), text).unwrap();
+    run(&world, async { dns::serve(&folder, || {}).await.unwrap() });
 }

@@ -26,8 +26,8 @@ pub fn probe(root: &Root) -> Facts {
         cgroups: cgroups(),
         space: space(root.data()),
         memory: memory(),
-        virtiofsd: program("virtiofsd", &VIRTIOFSD_FOLDERS),
-        has_nft: program("nft", &["/usr/sbin", "/sbin"]).is_some(),
+        virtiofsd: virtiofsd(),
+        has_nft: coracle_engine::network::has_nft(),
         is_root: rustix::process::geteuid().is_root(),
     }
 }
@@ -138,9 +138,8 @@ pub(super) fn available_memory(meminfo: &str) -> Option<Memory> {
     Some(Memory { available: kib >> 10 })
 }
 
-/// A program on the search path, or in one of these folders.
-fn program(name: &str, folders: &[&str]) -> Option<PathBuf> {
+fn virtiofsd() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(folders.iter().map(PathBuf::from));
-    folders.map(|folder| folder.join(name)).find(|path| path.is_file())
+    let folders = std::env::split_paths(&path).chain(VIRTIOFSD_FOLDERS.map(PathBuf::from));
+    folders.map(|folder| folder.join("virtiofsd")).find(|path| path.is_file())
 }

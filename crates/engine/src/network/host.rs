@@ -16,7 +16,6 @@ use coracle_net::{NetError, discover};
 use serde::{Deserialize, Serialize};
 
 use super::{AttachRequest, Attached, Card, Source, endpoint as card};
-use crate::run_dir;
 
 /// What a sandbox has of others' networks.
 const RECORD: &str = "networks.json";
@@ -68,11 +67,6 @@ impl Hosts {
         match &request.source {
             Source::None => Ok((HostSide::Private(String::new()), Vec::new())),
             Source::Private(spec) => {
-                let alive = |name: &str| name == self.sandbox || run_dir::is_alive(&self.run, name);
-                // The dead must not keep a port or an address from the living.
-                if let Err(error) = self.records.sweep(alive) {
-                    tracing::warn!(%error, "cannot take the dead off their networks");
-                }
                 let joined = self.records.join(&request.join(&self.sandbox, spec.clone()))?;
                 let shown = Attached::private(&joined);
                 let endpoint = card::private(joined, request);

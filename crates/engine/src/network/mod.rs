@@ -30,10 +30,11 @@ use crate::run_dir;
 use host::{HostSide, Hosts};
 
 pub use coracle_net::egress::Egress;
-pub use coracle_net::link::Traffic;
+pub use coracle_net::link::{Traffic, parse_mac};
 pub use coracle_net::private::{Lease, NetworkSpec};
 pub use coracle_net::publish::Published;
 pub use coracle_net::rates::Rates;
+pub use coracle_net::rules::has_nft;
 pub use coracle_net::{dns, forward, process};
 pub use persisted::{endpoint_of, persisted};
 pub use spec::{AttachRequest, Attached, Source};
@@ -87,7 +88,7 @@ pub fn all(root: &Root) -> Result<Vec<NetworkRecord>, Error> {
 /// # Errors
 /// There is none of this name.
 pub fn one(root: &Root, name: &str) -> Result<NetworkRecord, Error> {
-    records(root, None).one(name).map_err(|source| failed("show the network", source))
+    records(root, None).one(name).map_err(|source| failed(format!("show network {name}"), source))
 }
 
 /// Takes sandboxes whose owner is dead off all networks. Blocks.
@@ -132,13 +133,13 @@ impl Networks {
         if self.locked().iter().any(|entry| entry.network == network) {
             return Err(Error::NetworkTaken { name: self.inner.sandbox.clone(), network });
         }
-        let (networks, request) = (self.clone(), request.clone());
+        let (networks, request, name) = (self.clone(), request.clone(), network.clone());
         let joined = blocking(move || {
             let (host, cards) = networks.inner.hosts.join(&network, &request)?;
             networks.locked().push(Entry { network, host, cards, in_vm: false });
             Ok(())
         });
-        joined.await.map_err(|source| failed("join the network", source))
+        joined.await.map_err(|source| failed(format!("join network {name}"), source))
     }
 
     /// Puts every network that was joined into the VM, which runs.
@@ -242,7 +243,7 @@ impl Networks {
         let Some(host) = host else { return Ok(()) };
         let (networks, name) = (self.clone(), network.to_owned());
         let left = blocking(move || networks.inner.hosts.leave(&name, &host));
-        left.await.map_err(|source| failed("leave the network", source))?;
+        left.await.map_err(|source| failed(format!("leave network {network}"), source))?;
         self.locked().retain(|entry| entry.network != network);
         Ok(())
     }
@@ -319,6 +320,6 @@ async fn blocking<T: Send + 'static>(
     })
 }
 
-fn failed(what: &'static str, source: NetError) -> Error {
-    Error::Network { what, source: Box::new(source) }
+fn failed(what: impl Into<String>, source: NetError) -> Error {
+    Error::Network { what: what.into(), source: Box::new(source) }
 }

@@ -70,7 +70,10 @@ impl FromStr for Source {
             return Ok(Self::Cni(name.to_owned()));
         }
         let read = text.parse().map(Self::Private);
-        read.map_err(|source| Error::Network { what: "use the network", source: Box::new(source) })
+        read.map_err(|source| Error::Network {
+            what: format!("use network {text:?}"),
+            source: Box::new(source),
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::answer::{Decision, decide};
 use crate::private::{NetworkRecord, Networks};
+use crate::process::Sidecar;
 use crate::{NetError, Result};
 
 const PORT: u16 = 53;
@@ -51,10 +52,15 @@ pub async fn serve(folder: &Path, ready: impl FnOnce()) -> Result<()> {
         tokio::spawn(server.clone().take_connections(connections));
     }
     ready();
-    while matches!(NetworkRecord::read(folder), Ok(Some(_))) {
+    // Whoever started us and died before it wrote so down must not leave us in the way of the next.
+    let is_us = |sidecar: Sidecar| sidecar.pid == std::process::id();
+    loop {
         sleep(LOOK).await;
+        let network = NetworkRecord::read(folder).ok().flatten();
+        if !network.and_then(|network| network.names).is_some_and(is_us) {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 #[derive(Debug)]

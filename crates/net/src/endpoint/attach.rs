@@ -171,8 +171,7 @@ fn next_mac(mac: &link::Mac) -> String {
 
 fn set_mac(name: &str, interface: &Interface) -> Result<()> {
     let index = index(name)?;
-    let part = |part: &str| u8::from_str_radix(part, 16).unwrap_or_default();
-    let mac: Vec<u8> = interface.mac.split(':').map(part).collect();
+    let mac = link::parse_mac(&interface.mac)?.to_vec();
     set(&format!("give {name} the hardware address {}", interface.mac), async |netlink| {
         netlink.link().set(LinkUnspec::new_with_index(index).address(mac).build()).execute().await
     })

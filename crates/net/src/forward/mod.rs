@@ -12,6 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::private::NetworkRecord;
+use crate::process::Sidecar;
 use crate::publish::{Protocol, Published};
 use crate::{NetError, Result, private};
 
@@ -49,11 +50,16 @@ pub async fn serve(folder: &Path, sandbox: &str, ready: impl FnOnce()) -> Result
         }
     }
     ready();
-    let is_on = |network: NetworkRecord| network.leases.contains_key(sandbox);
-    while NetworkRecord::read(folder).is_ok_and(|network| network.is_some_and(is_on)) {
+    // Whoever started us and died before it wrote so down must not leave us in the way of the next.
+    let is_us = |sidecar: Sidecar| sidecar.pid == std::process::id();
+    loop {
         tokio::time::sleep(LOOK).await;
+        let network = NetworkRecord::read(folder).ok().flatten();
+        let lease = network.as_ref().and_then(|network| network.leases.get(sandbox));
+        if !lease.and_then(|lease| lease.forwarder).is_some_and(is_us) {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 /// Where what comes in at an address goes: to the sandbox's address of the same family if it has one.

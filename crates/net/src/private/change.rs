@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use super::{Join, Joined, Lease, NetworkRecord, Networks, spec, sysctl};
-use crate::link::{Mac, mac_text};
+use crate::link::{Mac, mac_text, parse_mac};
 use crate::namespace::Namespace;
 use crate::process::Sidecar;
 use crate::publish::{Protocol, Published};
@@ -301,15 +301,4 @@ fn own_mac(digest: &[u8]) -> Mac {
     mac.copy_from_slice(&digest[..6]);
     mac[0] = (mac[0] & 0xfc) | 0x02;
     mac
-}
-
-fn parse_mac(text: &str) -> Result<Mac> {
-    let bytes: Option<Vec<u8>> =
-        text.split(':').map(|part| u8::from_str_radix(part, 16).ok()).collect();
-    let wrong = || NetError::Text {
-        what: "hardware address",
-        text: text.to_owned(),
-        why: "write six bytes in hexadecimal with colons between".to_owned(),
-    };
-    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(wrong)
 }

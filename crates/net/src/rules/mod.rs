@@ -32,6 +32,8 @@ const BEFORE_FILTERS: i32 = -5;
 /// Every device of ours.
 const OURS: &str = "cor*";
 
+const USUAL: &str = "/usr/sbin/nft";
+
 /// A transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
@@ -121,8 +123,14 @@ fn refused(what: String, error: NftablesError) -> NetError {
     }
 }
 
+/// Whether `nft` is installed.
+pub fn has_nft() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    Path::new(USUAL).exists() || std::env::split_paths(&path).any(|dir| dir.join("nft").is_file())
+}
+
 /// Where `nft` is: administrators' programs are not on everybody's path.
 fn program() -> &'static Path {
-    let usual = Path::new("/usr/sbin/nft");
+    let usual = Path::new(USUAL);
     if usual.exists() { usual } else { Path::new("nft") }
 }

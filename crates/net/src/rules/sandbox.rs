@@ -8,9 +8,9 @@ use nftables::stmt::Statement;
 use nftables::types::{NfChainType, NfFamily, NfHook};
 
 use super::words::{
-    Builder, accept, any_of, comes_in_on, dnat, drop_it, field, goes_out_on, header_of, is,
-    is_an_answer, is_faster_than, is_for_this_host, is_not, meta, network, number, text,
-    was_redirected,
+    Builder, accept, any_of, comes_in_elsewhere, comes_in_on, dnat, drop_it, field, goes_out_on,
+    header_of, is, is_an_answer, is_faster_than, is_for_this_host, is_not, meta, network, number,
+    text, was_redirected,
 };
 use super::{BEFORE_FILTERS, OURS, Rules, table_of};
 use crate::egress::Egress;
@@ -92,7 +92,8 @@ fn only_its_own_addresses(inet: &mut Builder<'_>, sandbox: &SandboxRules<'_>) {
     }
 }
 
-/// Another network of ours is reached by what it publishes alone.
+/// Another network of ours is reached by what it publishes alone, and so is the sandbox from outside,
+/// even by who knows a route to it.
 fn only_its_own_network(inet: &mut Builder<'_>, sandbox: &SandboxRules<'_>) {
     inet.chain("networks", NfChainType::Filter, NfHook::Forward, BEFORE_FILTERS);
     let to_ours = || vec![comes_in_on(sandbox.tap), goes_out_on(OURS)];
@@ -107,6 +108,10 @@ fn only_its_own_network(inet: &mut Builder<'_>, sandbox: &SandboxRules<'_>) {
     // An answer to who came from another network by a published port goes back there.
     rule(vec![is_an_answer(), accept()]);
     rule(vec![drop_it()]);
+    let from_outside = || vec![goes_out_on(sandbox.tap), comes_in_elsewhere(OURS)];
+    for end in [vec![is_an_answer(), accept()], vec![was_redirected(), accept()], vec![drop_it()]] {
+        inet.rule("networks", from_outside().into_iter().chain(end).collect());
+    }
 }
 
 /// What is too much is dropped, which is how TCP learns to send less.

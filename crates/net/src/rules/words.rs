@@ -123,6 +123,10 @@ pub(super) fn comes_in_on(device: &str) -> Statement<'static> {
     is(meta(MetaKey::Iifname), text(device.to_owned()))
 }
 
+pub(super) fn comes_in_elsewhere(device: &str) -> Statement<'static> {
+    is_not(meta(MetaKey::Iifname), text(device.to_owned()))
+}
+
 pub(super) fn goes_out_on(device: &str) -> Statement<'static> {
     is(meta(MetaKey::Oifname), text(device.to_owned()))
 }
