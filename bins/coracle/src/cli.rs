@@ -44,7 +44,9 @@ pub enum Command {
     /// Show everything there is to say about a sandbox, as JSON.
     Inspect(crate::life::OneArgs),
     /// Print what a detached sandbox's command has written.
-    Logs(crate::life::OneArgs),
+    Logs(crate::logs::LogsArgs),
+    /// Take up sandboxes that have no monitor.
+    Recover(crate::recover::RecoverArgs),
     /// Wait until a sandbox's command ends, and end as it did.
     Wait(crate::life::OneArgs),
     /// Send a sandbox's command a signal.
@@ -205,6 +207,9 @@ pub struct RunArgs {
     /// What the sandbox has of its network.
     #[command(flatten)]
     pub network: crate::net::NetworkOptions,
+    /// What is kept of what a detached command writes.
+    #[command(flatten)]
+    pub log: crate::logs::LogOptions,
     /// Remove the sandbox when the command ends; without --detach that is always so.
     #[arg(long)]
     pub rm: bool,

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use coracle_engine::keeper::{self, Keeper};
+use coracle_engine::root::Root;
+use coracle_engine::supervise::Supervisor;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What a keeper is told.
@@ -14,10 +16,16 @@ pub struct KeeperArgs {
     /// The channel's folder, which holds QEMU's `control.sock` and `streams.sock`.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
+    /// The sandbox to see to that it has a monitor.
+    #[arg(long, value_name = "NAME", requires = "program")]
+    sandbox: Option<String>,
+    /// The program that is its monitor.
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
 }
 
-/// Keeps the channel until SIGTERM, or until the VM is gone.
-pub fn run(args: KeeperArgs) -> Result<ExitCode> {
+/// Keeps the channel until SIGTERM, or until the VM is gone and its sandbox has ended.
+pub fn run(args: KeeperArgs, root: &Root) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // A flood on one port must not keep the other from being looked at.
@@ -26,13 +34,20 @@ pub fn run(args: KeeperArgs) -> Result<ExitCode> {
         .context("cannot start the asynchronous runtime")?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
-        let stop = async move {
-            terminate.recv().await;
-        };
         let dir = keeper::ChannelDir::new(args.dir.clone());
-        keeper::run(Keeper::new(dir), stop)
-            .await
-            .with_context(|| format!("cannot keep the channel in {}", args.dir.display()))?;
+        let keeping = keeper::run(Keeper::new(dir), std::future::pending());
+        let supervising = async {
+            if let (Some(sandbox), Some(program)) = (args.sandbox, args.program) {
+                Supervisor { root: root.clone(), sandbox, program }.run().await;
+            }
+        };
+        // The VM's end is not the sandbox's: somebody has to write it down.
+        let both = async { tokio::join!(keeping, supervising).0 };
+        tokio::select! {
+            kept = both => kept
+                .with_context(|| format!("cannot keep the channel in {}", args.dir.display()))?,
+            _ = terminate.recv() => {}
+        }
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -1,11 +1,11 @@
-//! The verbs of a detached sandbox's life: `ls`, `inspect`, `logs`, `wait`, `kill`, `stop`, `rm`.
+//! The verbs of a detached sandbox's life: `ls`, `inspect`, `wait`, `kill`, `stop`, `rm`.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use coracle_engine::client::{self, Client, ClientError};
+use coracle_engine::client::{self, Client};
 use coracle_engine::monitor::api::{SandboxView, Stage};
 use coracle_engine::root::Root;
 
@@ -84,24 +84,16 @@ pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     runtime.block_on(work)
 }
 
-/// Lists the sandboxes.
+/// Lists the sandboxes, from what is written down of them: nobody is asked, and a sandbox whose monitor
+/// just died is there.
 pub fn ls(args: &LsArgs, root: &Root) -> Result<ExitCode> {
-    let names = client::names(root);
     let mut views = Vec::new();
-    block_on(async {
-        for name in names {
-            match Client::find(root, &name) {
-                Ok(client) => match client.show().await {
-                    Ok(view) => views.push(view),
-                    Err(error) => tracing::warn!(name, %error, "a sandbox does not answer"),
-                },
-                // It went away meanwhile.
-                Err(ClientError::Unknown { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
+    for (name, view) in client::all(root)? {
+        match view {
+            Ok(view) => views.push(view),
+            Err(error) => tracing::warn!(name, %error, "a sandbox cannot be read"),
         }
-        Ok(())
-    })?;
+    }
     let mut out = std::io::stdout().lock();
     match args.format {
         _ if args.quiet => views.iter().try_for_each(|view| writeln!(out, "{}", view.name))?,
@@ -135,26 +127,6 @@ pub fn inspect(args: &OneArgs, root: &Root) -> Result<ExitCode> {
         Format::Text => serde_json::to_string_pretty(&view)?,
     };
     println!("{text}");
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Prints what the command has written.
-pub fn logs(args: &OneArgs, root: &Root) -> Result<ExitCode> {
-    let client = Client::find(root, &args.sandbox)?;
-    let mut out = std::io::stdout().lock();
-    for path in client.output_files() {
-        let mut file = match std::fs::File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot open {}", path.display()));
-            }
-        };
-        let mut buffer = vec![0; 64 * 1024];
-        while let count @ 1.. = file.read(&mut buffer).context("cannot read the log")? {
-            out.write_all(&buffer[..count])?;
-        }
-    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,11 +11,13 @@ mod foreground;
 mod guest;
 mod keeper;
 mod life;
+mod logs;
 mod monitor;
 mod net;
 mod plan9;
 mod plug;
 mod progress;
+mod recover;
 mod report;
 mod resources;
 mod run;
@@ -66,7 +68,11 @@ fn main() -> ExitCode {
         }
         Command::Logs(args) => {
             format = args.format;
-            life::logs(&args, &root)
+            logs::run(&args, &root)
+        }
+        Command::Recover(args) => {
+            format = args.format;
+            recover::run(&args, &root)
         }
         Command::Wait(args) => {
             format = args.format;
@@ -119,7 +125,7 @@ fn main() -> ExitCode {
             format = args.format();
             state::run(args, &root)
         }
-        Command::Keeper(args) => keeper::run(args),
+        Command::Keeper(args) => keeper::run(args, &root),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "coracle", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use coracle_engine::monitor::{self, api};
+use coracle_engine::monitor::{self, Ended, api};
 use coracle_engine::root::Root;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -19,11 +19,18 @@ pub struct MonitorArgs {
     /// The sandbox's name, for people who look at the list of processes.
     #[arg(value_name = "NAME")]
     name: String,
+    /// Take up a sandbox whose monitor died, instead of an order.
+    #[arg(long)]
+    adopt: bool,
 }
 
 /// Runs a sandbox to its end.
 pub fn run(args: &MonitorArgs, root: &Root) -> Result<ExitCode> {
-    rustix::process::setsid().context("cannot make a session")?;
+    // One that has become a fresh monitor leads its session already.
+    let _ = rustix::process::setsid();
+    if args.adopt {
+        return adopt(args, root);
+    }
     let mut lines = std::io::BufReader::new(std::io::stdin());
     let mut order = String::new();
     std::io::BufRead::read_line(&mut lines, &mut order).context("cannot read the order")?;
@@ -45,12 +52,7 @@ pub fn run(args: &MonitorArgs, root: &Root) -> Result<ExitCode> {
                 taken_back.cancel();
             }
         });
-        let mut terminate = signal(SignalKind::terminate())?;
-        let terminated = cancel.clone();
-        tokio::spawn(async move {
-            terminate.recv().await;
-            terminated.cancel();
-        });
+        cancel_when_told(&cancel)?;
         let progress =
             Box::new(|step: &coracle_engine::Step| report(&api::Report::Progress(step.clone())));
         let run = monitor::run(root, order, cancel, progress, |view| {
@@ -63,12 +65,68 @@ pub fn run(args: &MonitorArgs, root: &Root) -> Result<ExitCode> {
             && !ready.is_cancelled()
         {
             report(&api::Report::Failed(api::Failure::of(error)));
-            return Ok(ExitCode::FAILURE);
+            return Ok(None);
         }
-        outcome.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from)
+        outcome.map(Some).map_err(anyhow::Error::from)
     });
     runtime.shutdown_background();
-    outcome
+    match outcome? {
+        None => Ok(ExitCode::FAILURE),
+        Some(Ended::Over) => Ok(ExitCode::SUCCESS),
+        Some(Ended::Again) => become_fresh(args, root),
+    }
+}
+
+/// Does for a sandbox what its dead monitor cannot do any more.
+fn adopt(args: &MonitorArgs, root: &Root) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    let ended = runtime.block_on(async {
+        let cancel = CancellationToken::new();
+        cancel_when_told(&cancel)?;
+        let adopted = monitor::adopt(root, &args.name, cancel).await;
+        adopted.with_context(|| format!("cannot take up the sandbox {}", args.name))
+    });
+    runtime.shutdown_background();
+    match ended? {
+        Ended::Over => Ok(ExitCode::SUCCESS),
+        Ended::Again => become_fresh(args, root),
+    }
+}
+
+/// Becomes a monitor that knows nothing but what is written down: of this program as it is now, which
+/// may be a newer one.
+fn become_fresh(args: &MonitorArgs, root: &Root) -> Result<ExitCode> {
+    use std::os::unix::process::CommandExt;
+    let mut command = std::process::Command::new(program()?);
+    if let Some(dir) = root.given() {
+        command.arg("--root").arg(dir);
+    }
+    command.args(["monitor", &args.name, "--adopt"]);
+    // It returns only if it fails; the keeper then starts one.
+    Err(command.exec()).context("cannot become a fresh monitor")
+}
+
+/// This program's path. The file may have been replaced since it was started.
+fn program() -> Result<std::path::PathBuf> {
+    let path = std::env::current_exe().context("cannot find this program")?;
+    let text = path.to_string_lossy();
+    Ok(text.strip_suffix(" (deleted)").map_or(path.clone(), Into::into))
+}
+
+fn cancel_when_told(cancel: &CancellationToken) -> Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::hangup()] {
+        let mut told = signal(kind)?;
+        let cancel = cancel.clone();
+        tokio::spawn(async move {
+            told.recv().await;
+            cancel.cancel();
+        });
+    }
+    Ok(())
 }
 
 /// A reader that is gone learns nothing; the thread at standard input sees that.

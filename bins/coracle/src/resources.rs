@@ -97,7 +97,7 @@ fn parse_millis(text: &str) -> Result<u32, String> {
 /// Shows what sandboxes use.
 pub fn stats(args: &StatsArgs, root: &Root) -> Result<ExitCode> {
     let all = args.sandboxes.is_empty();
-    let names = if all { client::names(root) } else { args.sandboxes.clone() };
+    let names = if all { client::names(root)? } else { args.sandboxes.clone() };
     let used = block_on(async {
         let mut used: Vec<Usage> = Vec::new();
         for name in names {

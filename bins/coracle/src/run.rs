@@ -91,7 +91,13 @@ fn detach(args: &RunArgs, words: (Option<&str>, &[String]), root: &Root) -> Resu
         // The monitor has a working directory of its own.
         *path = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
     }
-    let order = Order { sandbox, command, remove: args.rm };
+    let order = Order {
+        sandbox,
+        command,
+        remove: args.rm,
+        log: args.log.limits(),
+        when_full: args.log.when_full(),
+    };
     detached::run(root, &order, args.format)
 }
 

@@ -4,10 +4,11 @@ use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use hyper::{Method, Request};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,9 +19,17 @@ use crate::monitor::api::{
     AttachRequest, Attached, Command, Exit, Failure, Kind, LeaveRequest, PlugSpec, Plugged,
     RemoveRequest, SandboxView, SignalRequest, SizeRequest, Started, StopRequest, Update, Usage,
 };
-use crate::monitor::{API_SOCKET, OUTPUT_FILE, STDIO_SOCKET};
+use crate::ledger;
+use crate::life::Stage;
+use crate::monitor::{API_SOCKET, STDIO_SOCKET, wake};
+use crate::record::SandboxRecord;
 use crate::root::Root;
-use crate::run_dir::sweep;
+
+/// How long a monitor may take to come up and adopt its sandbox.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long to wait until a socket is tried again.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// Why a sandbox could not be asked, or did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +47,23 @@ pub enum ClientError {
         name: String,
         /// Whose names begin so.
         candidates: Vec<String>,
+    },
+    /// What is written down of it cannot be read.
+    #[error("cannot read what is written down of the sandboxes")]
+    Read(#[source] Box<crate::Error>),
+    /// It has ended, so this cannot be asked of it.
+    #[error("the sandbox {name} does not run")]
+    NotRunning {
+        /// The sandbox.
+        name: String,
+    },
+    /// It cannot be removed.
+    #[error("cannot remove the sandbox {name}")]
+    Remove {
+        /// The sandbox.
+        name: String,
+        /// Why not.
+        source: Box<crate::Error>,
     },
     /// Its monitor does not answer.
     #[error("cannot talk to the sandbox {name}")]
@@ -78,6 +104,8 @@ impl ClientError {
         match self {
             Self::Unknown { .. } => "E-SANDBOX-UNKNOWN",
             Self::Ambiguous { .. } => "E-SANDBOX-AMBIGUOUS",
+            Self::Read(source) | Self::Remove { source, .. } => source.code(),
+            Self::NotRunning { .. } => "E-NOT-RUNNING",
             Self::Talk { .. } => "E-MONITOR",
             Self::Failed { failure, .. } => &failure.code,
         }
@@ -88,7 +116,9 @@ impl ClientError {
         match self {
             Self::Unknown { .. } => Some("see what there is: `coracle ls`".to_owned()),
             Self::Ambiguous { .. } => Some("write more of the name".to_owned()),
-            Self::Talk { .. } => None,
+            Self::Read(source) | Self::Remove { source, .. } => source.help(),
+            Self::NotRunning { name } => Some(format!("see how it ended: `coracle inspect {name}`")),
+            Self::Talk { .. } => Some("`coracle recover` takes up sandboxes without a monitor".to_owned()),
             Self::Failed { failure, .. } => failure.help.clone(),
         }
     }
@@ -97,7 +127,12 @@ impl ClientError {
     pub fn exit_code(&self) -> Option<u8> {
         match self {
             Self::Failed { failure, .. } => failure.exit_code,
-            Self::Unknown { .. } | Self::Ambiguous { .. } | Self::Talk { .. } => None,
+            Self::Unknown { .. }
+            | Self::Ambiguous { .. }
+            | Self::Read(_)
+            | Self::NotRunning { .. }
+            | Self::Remove { .. }
+            | Self::Talk { .. } => None,
         }
     }
 }
@@ -109,36 +144,46 @@ impl From<Failure> for ClientError {
     }
 }
 
-/// A sandbox with a monitor.
+/// A sandbox that something is written down of.
 #[derive(Debug, Clone)]
 pub struct Client {
+    root: Root,
     name: String,
     dir: PathBuf,
 }
 
-/// The names of all sandboxes with a monitor; what dead ones left is swept away first.
-pub fn names(root: &Root) -> Vec<String> {
-    crate::network::sweep(root);
-    for name in sweep(root.run()) {
-        tracing::info!(sandbox = name, "swept what a dead owner left");
-    }
-    let Ok(entries) = fs::read_dir(root.run()) else { return Vec::new() };
-    let mut names: Vec<String> = entries
-        .flatten()
-        .filter(|entry| entry.path().join(API_SOCKET).exists())
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
-    names.sort();
-    names
+/// The names of all sandboxes that something is written down of, sorted.
+///
+/// # Errors
+/// The directory of the states cannot be read.
+pub fn names(root: &Root) -> Result<Vec<String>, ClientError> {
+    ledger::names(root).map_err(|error| ClientError::Read(Box::new(error)))
+}
+
+/// What is written down of every sandbox, by name. One that is being removed may be missing; of one
+/// that cannot be read the error is given.
+///
+/// # Errors
+/// The directory of the states cannot be read.
+pub fn all(root: &Root) -> Result<Vec<(String, Result<SandboxView, ClientError>)>, ClientError> {
+    let read = |name: String| {
+        let read = ledger::read(root, &name).map_err(|error| ClientError::Read(Box::new(error)));
+        match read {
+            Ok(None) => None,
+            Ok(Some(record)) => Some((name, Ok(record.view()))),
+            Err(error) => Some((name, Err(error))),
+        }
+    };
+    Ok(names(root)?.into_iter().filter_map(read).collect())
 }
 
 impl Client {
     /// Finds a sandbox by its name, or by a beginning that is nobody else's.
     ///
     /// # Errors
-    /// [`ClientError::Unknown`], [`ClientError::Ambiguous`].
+    /// [`ClientError::Unknown`], [`ClientError::Ambiguous`]; the states cannot be listed.
     pub fn find(root: &Root, name: &str) -> Result<Self, ClientError> {
-        let all = names(root);
+        let all = names(root)?;
         let found = match all.iter().find(|known| *known == name) {
             Some(exact) => exact.clone(),
             None => {
@@ -153,7 +198,7 @@ impl Client {
                 }
             }
         };
-        Ok(Self { dir: root.run().join(&found), name: found })
+        Ok(Self { root: root.clone(), dir: root.run().join(&found), name: found })
     }
 
     /// Its whole name.
@@ -161,10 +206,19 @@ impl Client {
         &self.name
     }
 
-    /// What the command has written, older part first.
-    pub fn output_files(&self) -> [PathBuf; 2] {
-        let newer = self.dir.join(OUTPUT_FILE);
-        [self.dir.join(format!("{OUTPUT_FILE}.1")), newer]
+    /// Where what its command has written is.
+    pub fn logs(&self) -> PathBuf {
+        self.root.logs(&self.name)
+    }
+
+    /// What is written down of it.
+    ///
+    /// # Errors
+    /// It cannot be read, or was removed.
+    pub fn record(&self) -> Result<SandboxRecord, ClientError> {
+        let read = ledger::read(&self.root, &self.name);
+        let read = read.map_err(|error| ClientError::Read(Box::new(error)))?;
+        read.ok_or_else(|| ClientError::Unknown { name: self.name.clone() })
     }
 
     /// What there is to say about it.
@@ -172,15 +226,26 @@ impl Client {
     /// # Errors
     /// The monitor cannot be asked.
     pub async fn show(&self) -> Result<SandboxView, ClientError> {
-        self.get("/v1/sandbox").await
+        match self.get("/v1/sandbox").await {
+            Err(ClientError::NotRunning { .. }) => Ok(self.record()?.view()),
+            other => other,
+        }
     }
 
-    /// Waits for its command's end.
+    /// Waits for its command's end, whoever looks after it meanwhile.
     ///
     /// # Errors
-    /// The monitor cannot be asked.
+    /// The monitor cannot be asked; the sandbox is removed before it is known how its command ended.
     pub async fn wait(&self) -> Result<u32, ClientError> {
-        self.get::<Exit>("/v1/exit").await.map(|exit| exit.exit_code)
+        match self.get::<Exit>("/v1/exit").await {
+            Err(ClientError::NotRunning { .. }) => Ok(self.exit_code()?),
+            other => other.map(|exit| exit.exit_code),
+        }
+    }
+
+    fn exit_code(&self) -> Result<u32, ClientError> {
+        let code = self.record()?.exit_code;
+        code.ok_or_else(|| self.cannot_talk("nobody knows how its command ended"))
     }
 
     /// Sends its command a signal.
@@ -196,7 +261,11 @@ impl Client {
     /// # Errors
     /// The monitor cannot be asked.
     pub async fn stop(&self, timeout: u64) -> Result<u32, ClientError> {
-        self.post::<_, Exit>("/v1/stop", &StopRequest { timeout }).await.map(|exit| exit.exit_code)
+        let stopped = self.post::<_, Exit>("/v1/stop", &StopRequest { timeout }).await;
+        match stopped {
+            Err(ClientError::NotRunning { .. }) => self.exit_code(),
+            other => other.map(|exit| exit.exit_code),
+        }
     }
 
     /// Ends it at once and removes everything.
@@ -204,7 +273,14 @@ impl Client {
     /// # Errors
     /// The monitor cannot be asked.
     pub async fn remove(&self) -> Result<(), ClientError> {
-        self.ask::<(), ()>(Method::DELETE, "/v1/sandbox", None).await
+        match self.ask::<(), ()>(Method::DELETE, "/v1/sandbox", None).await {
+            Err(ClientError::NotRunning { .. } | ClientError::Unknown { .. }) => {}
+            other => return other,
+        }
+        // Nothing of it is on the host any more.
+        let gone = crate::recover::forget(&self.root, &self.name);
+        let name = self.name.clone();
+        gone.map_err(|error| ClientError::Remove { name, source: Box::new(error) })
     }
 
     /// What it uses.
@@ -304,6 +380,8 @@ impl Client {
         self.ask(Method::POST, path, Some(body)).await
     }
 
+    /// Asks the monitor, and sees to it that there is one. What only looks is asked again when the
+    /// monitor dies over it.
     async fn ask<B: Serialize, T: DeserializeOwned>(
         &self,
         method: Method,
@@ -311,16 +389,49 @@ impl Client {
         body: Option<&B>,
     ) -> Result<T, ClientError> {
         let body = body.map(serde_json::to_vec).transpose().map_err(|e| self.cannot_talk(e))?;
+        let body = Bytes::from(body.unwrap_or_default());
+        loop {
+            let stream = self.reach(API_SOCKET).await?;
+            let asked = self.ask_over(stream, method.clone(), path, body.clone()).await;
+            match asked {
+                Err(Gone(source)) if method != Method::GET => return Err(self.cannot_talk(source)),
+                Err(Gone(error)) => {
+                    tracing::debug!(%error, path, "the monitor died; its successor is asked");
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Ok((status, bytes)) if status.is_success() => {
+                    return serde_json::from_slice(&bytes).map_err(|error| self.cannot_talk(error));
+                }
+                Ok((status, bytes)) => {
+                    return match serde_json::from_slice::<Failure>(&bytes) {
+                        Ok(failure) => Err(failure.into()),
+                        Err(_) => Err(self.cannot_talk(format!(
+                            "it answers {status}: {}",
+                            String::from_utf8_lossy(&bytes).trim()
+                        ))),
+                    };
+                }
+            }
+        }
+    }
+
+    async fn ask_over(
+        &self,
+        stream: UnixStream,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), Gone> {
+        let gone = |error: hyper::Error| Gone(error.into());
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "coracle")
             .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .map_err(|error| self.cannot_talk(error))?;
-        let stream = connect(&self.dir, API_SOCKET).await.map_err(|e| self.cannot_talk(e))?;
+            .body(Full::new(body))
+            .map_err(|error| Gone(error.into()))?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|error| self.cannot_talk(error))?;
+        let (mut sender, connection) = handshake.map_err(gone)?;
         let driver = tokio::spawn(connection);
         let answer = async {
             let response = sender.send_request(request).await?;
@@ -329,16 +440,34 @@ impl Client {
         };
         let answer = answer.await;
         driver.abort();
-        let (status, bytes) = answer.map_err(|error| self.cannot_talk(error))?;
-        if status.is_success() {
-            return serde_json::from_slice(&bytes).map_err(|error| self.cannot_talk(error));
-        }
-        match serde_json::from_slice::<Failure>(&bytes) {
-            Ok(failure) => Err(failure.into()),
-            Err(_) => Err(self.cannot_talk(format!(
-                "it answers {status}: {}",
-                String::from_utf8_lossy(&bytes).trim()
-            ))),
+        answer.map_err(gone)
+    }
+
+    /// Connects to a socket of the monitor; one that died is replaced.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`] when the sandbox needs no monitor any more; no monitor comes up.
+    async fn reach(&self, socket: &str) -> Result<UnixStream, ClientError> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut woken = false;
+        loop {
+            let error = match connect(&self.dir, socket).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => error,
+            };
+            let record = self.record()?;
+            if record.stage == Stage::Exited && record.vm.is_none() {
+                return Err(ClientError::NotRunning { name: self.name.clone() });
+            }
+            if tokio::time::Instant::now() > deadline {
+                return Err(self.cannot_talk(error));
+            }
+            if !woken && !crate::run_dir::is_alive(self.root.run(), &self.name) {
+                // Its keeper may be about to do the same; one of the two monitors ends at once.
+                wake(&self.root, &record).map_err(|error| self.cannot_talk(error))?;
+                woken = true;
+            }
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
@@ -349,6 +478,9 @@ impl Client {
         ClientError::Talk { name: self.name.clone(), source: source.into() }
     }
 }
+
+/// The monitor went away before it had answered.
+struct Gone(Box<dyn std::error::Error + Send + Sync>);
 
 /// A further command in a sandbox.
 #[derive(Debug)]
@@ -364,7 +496,7 @@ impl RemoteExec {
     /// The monitor is gone.
     pub async fn stream(&self, name: &str) -> Result<UnixStream, ClientError> {
         let failed = |error: io::Error| self.client.cannot_talk(error);
-        let mut stream = connect(&self.client.dir, STDIO_SOCKET).await.map_err(failed)?;
+        let mut stream = self.client.reach(STDIO_SOCKET).await?;
         let line = format!("{} {name}\n", self.started.token);
         stream.write_all(line.as_bytes()).await.map_err(failed)?;
         Ok(stream)

@@ -277,6 +277,60 @@ pub enum Error {
         /// The network.
         network: String,
     },
+    /// There is a sandbox of that name.
+    #[error("there is a sandbox named {name} already")]
+    Exists {
+        /// The name.
+        name: String,
+    },
+    /// What is written down of a sandbox cannot be read or written.
+    #[error("cannot {what} the state of sandbox {name}")]
+    State {
+        /// `read`, `write`, `remove`.
+        what: &'static str,
+        /// The sandbox.
+        name: String,
+        /// Why.
+        source: Box<coracle_persist::driver::DriverError>,
+    },
+    /// The states cannot be listed.
+    #[error("cannot list the states of the sandboxes")]
+    States {
+        /// Why.
+        source: Box<coracle_persist::driver::DriverError>,
+    },
+    /// A later coracle wrote it.
+    #[error("the record of sandbox {name} has form {schema}, which this coracle does not know")]
+    NewerRecord {
+        /// The sandbox.
+        name: String,
+        /// Its form.
+        schema: u64,
+    },
+    /// It is damaged.
+    #[error("the record of sandbox {name} is damaged")]
+    BadRecord {
+        /// The sandbox.
+        name: String,
+        /// In what way.
+        source: serde_json::Error,
+    },
+    /// What its command writes cannot be kept.
+    #[error("cannot keep the log of sandbox {name}")]
+    Log {
+        /// The sandbox.
+        name: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something of it cannot be taken away.
+    #[error("cannot take away what is left of sandbox {name}")]
+    Leftovers {
+        /// The sandbox.
+        name: String,
+        /// What it is.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -320,6 +374,12 @@ impl Error {
             Error::AmbiguousPlug { .. } => "E-PLUG-AMBIGUOUS",
             Error::PlugBusy { .. } => "E-PLUG-BUSY",
             Error::Plug { source, .. } => source.code(),
+            Error::Exists { .. } => "E-SANDBOX-EXISTS",
+            Error::State { source, .. } | Error::States { source } => source.code(),
+            Error::NewerRecord { .. } => "E-STATE-NEWER",
+            Error::BadRecord { .. } => "E-STATE-DAMAGED",
+            Error::Log { .. } => "E-LOG",
+            Error::Leftovers { .. } => "E-LEFTOVERS",
             Error::Interrupted => "E-INTERRUPTED",
         }
     }
@@ -382,7 +442,19 @@ impl Error {
             | Error::Control { .. }
             | Error::Close { .. }
             | Error::NetworkTaken { .. }
+            | Error::States { .. }
+            | Error::Log { .. }
             | Error::Interrupted => None,
+            Error::Exists { name } => {
+                Some(format!("remove it first (`coracle rm {name}`), or choose another --name"))
+            }
+            Error::State { name, .. } | Error::BadRecord { name, .. } => {
+                Some(format!("`coracle state verify {name}` tells what is wrong with it"))
+            }
+            Error::NewerRecord { .. } => Some("use the coracle that wrote it, or a later".to_owned()),
+            Error::Leftovers { .. } => {
+                Some("`coracle gc` lists what it is; try again with `coracle recover`".to_owned())
+            }
             Error::BadNetwork { network, .. } if network == "host" => {
                 Some("publish ports with -p, or pass a socket with --pipe".to_owned())
             }

@@ -20,16 +20,23 @@
 
 pub mod client;
 mod error;
+pub mod ledger;
+pub mod life;
+pub mod logs;
 pub mod monitor;
 pub mod network;
 pub mod oci;
 pub mod plug;
 pub mod process;
 pub mod progress;
+pub mod projection;
+pub mod record;
+pub mod recover;
 pub mod root;
 pub mod run_dir;
 pub mod sandbox;
 pub mod spec;
+pub mod supervise;
 pub mod timeline;
 pub mod update;
 pub mod usage;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coracle_uvm::container::{
-    self, BridgeError, Container, ContainerConfig, Hresult, ProcessParameters,
+    self, BridgeError, Container, ContainerConfig, Hresult, ProcessParameters, StdioResume,
 };
 use coracle_uvm::{UtilityVm, UvmError};
 use oci_spec::runtime::Spec;
@@ -73,6 +73,24 @@ pub(crate) async fn exec(
     Ok(Process::new(vm, name, process))
 }
 
+/// Goes on with a process that an earlier owner of the VM started; its output from these offsets on,
+/// if it is wanted.
+pub(crate) async fn resume(
+    vm: &UtilityVm,
+    name: &str,
+    container: &str,
+    pid: u32,
+    stdio: StdioResume,
+) -> Result<Process, Error> {
+    let resumed = vm.resume_process(container, pid, stdio).await;
+    let process = resumed.map_err(|source| Error::Vm {
+        name: name.to_owned(),
+        what: "resume a process of",
+        source: Box::new(source),
+    })?;
+    Ok(Process::new(vm, name, process))
+}
+
 /// Which streams the host wants.
 fn streams_of(command: &Command) -> ProcessParameters {
     ProcessParameters {
@@ -138,6 +156,19 @@ impl Process {
             (Ok(()), Err(exit)) => Error::Lost { name, source: Box::new(exit) },
             (Ok(()), Ok(())) | (Err(_), _) => Error::Lost { name, source: Box::new(bridge) },
         }
+    }
+
+    /// Says that how it ended is written down, so that the guest may forget it, and what nobody reads
+    /// of its streams.
+    pub async fn forget(&self) {
+        if let Err(error) = self.process.close().await {
+            tracing::debug!(%error, "the guest does not forget a process");
+        }
+    }
+
+    /// Whether the connection to it is lost, while its VM goes on.
+    pub async fn is_cut_off(&self) -> bool {
+        tokio::time::timeout(EXIT_AFTER_BRIDGE, self.vm.wait()).await.is_err()
     }
 
     /// Sends a signal by number. One that comes too late is no error.

@@ -105,6 +105,27 @@ impl Root {
         &self.data
     }
 
+    /// What is written down of a sandbox.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.data.join("sbs").join(name)
+    }
+
+    /// What the commands of a sandbox have written.
+    pub fn logs(&self, name: &str) -> PathBuf {
+        self.data.join("logs").join(name)
+    }
+
+    /// What monitors and keepers say, opened to be appended to.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn monitor_log(&self) -> std::io::Result<std::fs::File> {
+        use std::os::unix::fs::OpenOptionsExt;
+        std::fs::create_dir_all(&self.data)?;
+        let path = self.data.join("monitor.log");
+        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    }
+
     /// Converted images, by digest.
     pub fn images(&self) -> PathBuf {
         self.cache.join("images")

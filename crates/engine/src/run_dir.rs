@@ -87,6 +87,25 @@ impl RunDir {
         Ok(RunDir { path, _lock: lock })
     }
 
+    /// Takes the directory of a sandbox whose owner died, and makes it anew if the host's boot took it;
+    /// none if somebody owns it.
+    ///
+    /// # Errors
+    /// It cannot be made or locked.
+    pub(crate) fn adopt(run: &Path, id: &str) -> Result<Option<Self>, RunDirError> {
+        let path = run.join(id);
+        make_private(&path)?;
+        match lock_file(&path.join(LOCK)) {
+            Ok(lock) => Ok(Some(RunDir { path, _lock: lock })),
+            Err(RunDirError::Lock { source, .. })
+                if source.kind() == io::ErrorKind::WouldBlock =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
@@ -101,12 +120,14 @@ impl RunDir {
 
 /// Removes the directories below `run` whose owners are dead; returns their names.
 ///
-/// What they had of others' networks is undone before.
-pub fn sweep(run: &Path) -> Vec<String> {
+/// What they had of others' networks is undone before. Those that `is_kept` says something is written
+/// down of are for whoever recovers them.
+pub fn sweep(run: &Path, is_kept: impl Fn(&str) -> bool) -> Vec<String> {
     let Ok(entries) = fs::read_dir(run) else { return Vec::new() };
     entries
         .flatten()
         .filter(|entry| entry.file_name() != NETWORKS)
+        .filter(|entry| !entry.file_name().to_str().is_some_and(&is_kept))
         .filter(|entry| sweep_one(&entry.path()))
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect()
@@ -161,7 +182,7 @@ mod tests {
     fn a_live_sandbox_keeps_its_directory() {
         let run = tempfile::tempdir().unwrap();
         let dir = RunDir::create(run.path(), "a").unwrap();
-        assert!(sweep(run.path()).is_empty());
+        assert!(sweep(run.path(), |_| false).is_empty());
         assert!(matches!(RunDir::create(run.path(), "a"), Err(RunDirError::Taken { .. })));
         dir.remove().unwrap();
         assert_eq!(fs::read_dir(run.path()).unwrap().count(), 0);
@@ -173,8 +194,19 @@ mod tests {
         let dir = RunDir::create(run.path(), "a").unwrap();
         fs::write(dir.path().join("left.sock"), "").unwrap();
         drop(dir); // the lock goes, the directory stays: as after SIGKILL
-        assert_eq!(sweep(run.path()), ["a"]);
+        assert_eq!(sweep(run.path(), |_| false), ["a"]);
         assert_eq!(fs::read_dir(run.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_dead_sandbox_something_is_written_down_of_is_not_swept_but_adopted() {
+        let run = tempfile::tempdir().unwrap();
+        drop(RunDir::create(run.path(), "a").unwrap());
+        assert!(sweep(run.path(), |name| name == "a").is_empty());
+        let adopted = RunDir::adopt(run.path(), "a").unwrap().unwrap();
+        assert!(RunDir::adopt(run.path(), "a").unwrap().is_none(), "it has an owner again");
+        adopted.remove().unwrap();
+        RunDir::adopt(run.path(), "gone").unwrap().unwrap().remove().unwrap();
     }
 
     #[test]
@@ -185,7 +217,7 @@ mod tests {
         let dead = run.path().join(".a.4999999");
         fs::create_dir(&ours).unwrap();
         fs::create_dir(&dead).unwrap();
-        assert_eq!(sweep(run.path()), [".a.4999999"]);
+        assert_eq!(sweep(run.path(), |_| false), [".a.4999999"]);
         assert!(ours.exists() && !dead.exists());
     }
 

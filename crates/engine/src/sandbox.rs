@@ -12,10 +12,12 @@
 //! ```
 //!
 //! Everything a sandbox holds on the host is in one place, [`Holdings`], and goes by one
-//! function, [`Sandbox::release`], whoever calls it and why. As yet the process that
-//! launched a sandbox owns it for as long as it lives; when it dies, the kernel takes the VM
-//! along and the next command sweeps the directory.
+//! function, [`Sandbox::release`], whoever calls it and why. A sandbox that is written down in
+//! a ledger outlives the process that launched it, and another takes it over
+//! ([`Sandbox::adopt`]). One that is not, such as that of a command in the foreground, goes with
+//! its process: the kernel takes the VM along and the next command sweeps the directory.
 
+mod adopt;
 mod launch;
 
 use std::sync::{Mutex, PoisonError};
@@ -26,11 +28,13 @@ use coracle_uvm::container::Container;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+use crate::ledger::Ledger;
 use crate::network::Networks;
 use crate::oci::{self, ContainerSpec, specification};
 use crate::plug::Plugs;
 use crate::process::{self, Process};
 use crate::progress::OnProgress;
+use crate::record::ContainerRecord;
 use crate::root::Root;
 use crate::run_dir::{RunDir, sweep};
 use crate::spec::{Command, Resolved, SandboxSpec};
@@ -54,7 +58,32 @@ pub struct Sandbox {
     container: Option<Container>,
     init: Option<Resolved>,
     timeline: Timeline,
+    ledger: Option<Ledger>,
     holdings: Mutex<Holdings>,
+}
+
+/// What a launch needs to know.
+pub(crate) struct Launch<'a> {
+    pub(crate) root: &'a Root,
+    pub(crate) name: String,
+    pub(crate) spec: SandboxSpec,
+    /// Undoes it.
+    pub(crate) cancel: CancellationToken,
+    /// Where it is written down; then the VM outlives this process.
+    pub(crate) ledger: Option<Ledger>,
+}
+
+/// Takes away what dead owners left of sandboxes that nothing is written down of.
+pub(crate) async fn sweep_all(root: &Root) {
+    let of = root.clone();
+    let swept = tokio::task::spawn_blocking(move || {
+        for name in sweep(of.run(), |name| of.state(name).exists()) {
+            tracing::info!(sandbox = name, "swept what a dead owner left");
+        }
+        crate::network::sweep(&of);
+    });
+    // Sweeping does not panic; if it did, what is left is left.
+    drop(swept.await);
 }
 
 /// What a sandbox holds on the host, in the order it was acquired.
@@ -82,17 +111,27 @@ impl Sandbox {
         on_progress: OnProgress,
     ) -> Result<Sandbox, Error> {
         spec.check()?;
-        for name in sweep(root.run()) {
-            tracing::info!(sandbox = name, "swept what a dead owner left");
-        }
-        let of = root.clone();
-        let swept = tokio::task::spawn_blocking(move || crate::network::sweep(&of)).await;
-        // Sweeping does not panic; if it did, what is left is left.
-        drop(swept);
-        let mut holdings = Holdings::default();
         let name = spec.name.clone().unwrap_or_else(random_name);
-        let result =
-            launch::build(root, &name, &spec, timeline, &cancel, on_progress, &mut holdings).await;
+        if root.state(&name).exists() {
+            return Err(Error::Exists { name });
+        }
+        sweep_all(root).await;
+        let run_dir = RunDir::create(root.run(), &name)
+            .map_err(|source| Error::Room { name: name.clone(), source })?;
+        let launch = Launch { root, name, spec, cancel, ledger: None };
+        Self::launch_in(launch, run_dir, timeline, on_progress).await
+    }
+
+    /// The same in a directory that is there, and written down step by step.
+    pub(crate) async fn launch_in(
+        launch: Launch<'_>,
+        run_dir: RunDir,
+        timeline: Timeline,
+        on_progress: OnProgress,
+    ) -> Result<Sandbox, Error> {
+        let mut holdings = Holdings { run_dir: Some(run_dir), ..Holdings::default() };
+        let result = launch::build(&launch, timeline, on_progress, &mut holdings).await;
+        let Launch { name, spec, cancel, ledger, .. } = launch;
         let holdings = Mutex::new(holdings);
         match result {
             Ok(built) => Ok(Sandbox {
@@ -106,6 +145,7 @@ impl Sandbox {
                 container: None,
                 init: None,
                 timeline: built.timeline,
+                ledger,
                 holdings,
             }),
             Err(error) => {
@@ -140,6 +180,16 @@ impl Sandbox {
             mounts: self.plugs.mounts(),
         };
         let spec = specification(&container).map_err(|source| self.indescribable(source))?;
+        if let Some(ledger) = &self.ledger {
+            let there = ContainerRecord {
+                id: self.name.clone(),
+                bundle: bundle.clone(),
+                pid: None,
+                command: resolved.clone(),
+                terminal: command.terminal.is_some(),
+            };
+            ledger.update(|record| record.container = Some(there)).await?;
+        }
         let container = process::create(&self.vm, &self.name, &bundle, &spec, &program).await?;
         self.plugs.show_disks(container.id().as_str()).await?;
         let process = process::start(&self.vm, &self.name, &container, &program, command).await?;
@@ -165,6 +215,11 @@ impl Sandbox {
         process::exec(&self.vm, &self.name, container, &process, &resolved.user, command).await
     }
 
+    /// What its image says of how to run it.
+    pub(crate) fn image(&self) -> &ImageConfig {
+        &self.image
+    }
+
     /// What is plugged in.
     pub fn plugs(&self) -> &Plugs {
         &self.plugs
@@ -186,6 +241,7 @@ impl Sandbox {
     pub fn vm_pid(&self) -> u32 {
         self.vm.vm_identity().pid
     }
+
 
     /// Its VM.
     pub(crate) fn vm(&self) -> &UtilityVm {

@@ -133,7 +133,7 @@ pub struct Command {
 }
 
 /// A command with the image's defaults filled in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resolved {
     /// Program and arguments; never empty.
     pub args: Vec<String>,

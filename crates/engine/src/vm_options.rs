@@ -1,10 +1,12 @@
 //! From what the user asks of a sandbox to what its VM is to be.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use coracle_uvm::User;
-use coracle_uvm::options::{ColdDisk, OptionsLcow, ShareServers};
+use coracle_uvm::options::{ColdDisk, HostOptions, KeeperPlacement, OptionsLcow, ShareServers};
 
+use crate::ledger::Ledger;
 use crate::root::Root;
 use crate::spec::SandboxSpec;
 
@@ -47,6 +49,28 @@ pub(crate) fn options(
     options.host.user = vm_user();
     options.host.cold_disks = disks;
     options
+}
+
+/// Makes the VM outlive this process: everything of it is a process of its own, and written down.
+pub(crate) fn outlive_us(
+    host: &mut HostOptions,
+    root: &Root,
+    name: &str,
+    spec: &SandboxSpec,
+    ledger: &Ledger,
+) {
+    host.die_with_owner = false;
+    host.recorder = Some(Arc::new(ledger.clone()));
+    let Some(program) = &spec.helper else { return };
+    let program = program.to_string_lossy().into_owned();
+    host.share_servers = ShareServers::Process(vec![program.clone(), "plan9".to_owned()]);
+    let mut keeper = vec![program.clone()];
+    if let Some(dir) = root.given() {
+        keeper.extend(["--root".to_owned(), dir.to_string_lossy().into_owned()]);
+    }
+    keeper.extend(["keeper".to_owned(), "--sandbox".to_owned(), name.to_owned()]);
+    keeper.extend(["--program".to_owned(), program]);
+    host.keeper = KeeperPlacement::Process(keeper);
 }
 
 /// A user of the VM's own, if we may choose one: what breaks out of it meets nobody's files.

@@ -19,6 +19,18 @@ impl Counters {
     }
 }
 
+impl Counters {
+    /// How many containers and mounts were counted.
+    pub(crate) fn read(&self) -> (u64, u64) {
+        (self.containers.load(Ordering::Relaxed), self.mounts.load(Ordering::Relaxed))
+    }
+
+    /// Goes on where another left off.
+    pub(crate) fn resume((containers, mounts): (u64, u64)) -> Self {
+        Self { containers: containers.into(), mounts: mounts.into() }
+    }
+}
+
 /// The first number is 1.
 fn next(counter: &AtomicU64) -> u64 {
     counter.fetch_add(1, Ordering::Relaxed) + 1

@@ -135,6 +135,38 @@ pub enum UvmError {
         #[source]
         source: VmmError,
     },
+    /// What is about to happen cannot be written down, so it does not happen.
+    #[error("{operation}: cannot write down that it is about to happen")]
+    Record {
+        /// What was asked.
+        operation: &'static str,
+        /// Why not.
+        #[source]
+        source: crate::record::RecordingError,
+    },
+    /// The VM cannot be adopted.
+    #[error("adopt the VM {id}")]
+    Adopt {
+        /// The VM's id.
+        id: String,
+        /// What the monitor said.
+        #[source]
+        source: VmmError,
+    },
+    /// The VM runs, and its guest is another than it was: all it held is gone.
+    #[error("adopt the VM {id}: its guest was booted anew")]
+    OtherGuest {
+        /// The VM's id.
+        id: String,
+    },
+    /// The guest of a VM that was adopted does not answer in time.
+    #[error("adopt the VM {id}: its guest did not answer within {seconds} s")]
+    GuestSilent {
+        /// The VM's id.
+        id: String,
+        /// The limit, in seconds.
+        seconds: u64,
+    },
     /// The process that carries the VM's channel did not come up.
     #[error("start the keeper of the VM {id}")]
     Keeper {
@@ -420,6 +452,10 @@ impl UvmError {
             Self::Processors { .. } => "E-VM-PROCESSORS",
             Self::Terminate { .. } => "E-VM-TERMINATE",
             Self::Keeper { .. } => "E-KEEPER",
+            Self::Record { .. } => "E-VM-RECORD",
+            Self::Adopt { .. } => "E-VM-ADOPT",
+            Self::OtherGuest { .. } => "E-VM-OTHER-GUEST",
+            Self::GuestSilent { .. } => "E-GUEST-SILENT",
             Self::CannotStart { .. } => "E-VM-STARTED",
             Self::NotRunning { .. } => "E-VM-NOT-RUNNING",
             Self::StartTimeout { .. } => "E-VM-START-TIME",

@@ -1,7 +1,11 @@
 //! What a VM asks of the agent in it.
 
-use coracle_bridge::client::{BridgeError, ConnectOptions, Container, GuestConnection, Process};
-use coracle_bridge::message::{ContainerConfig, GuestDefinedCapabilities, ProcessParameters};
+use coracle_bridge::client::{
+    BridgeError, ConnectOptions, Container, GuestConnection, Process, StdioResume,
+};
+use coracle_bridge::message::{
+    ContainerConfig, GuestDefinedCapabilities, ProcessParameters, State as GuestState,
+};
 use tokio::net::UnixStream;
 
 use crate::errors::{Result, UvmError};
@@ -25,6 +29,52 @@ impl UtilityVm {
             .create_container(id, settings)
             .await
             .map_err(|source| UvmError::CreateContainer { container: id.to_owned(), source })
+    }
+
+    /// Goes on with a container that an earlier owner of the VM made.
+    ///
+    /// # Errors
+    /// The guest holds none of this id; as [`UtilityVm::create_container`].
+    pub async fn resume_container(&self, id: &str) -> Result<Container> {
+        const OPERATION: &str = "resume a container";
+        let guest = self.machine.running_guest(OPERATION)?;
+        let resumed = guest.resume_container(id).await;
+        resumed.map_err(|source| self.machine.guest_failed(OPERATION, source))
+    }
+
+    /// Goes on with a process that an earlier owner of the VM started, its streams at the offsets in
+    /// `stdio`. The null id stands for the VM itself.
+    ///
+    /// # Errors
+    /// The guest holds no such process, or an offset was never written.
+    pub async fn resume_process(
+        &self,
+        container: &str,
+        pid: u32,
+        stdio: StdioResume,
+    ) -> Result<Process> {
+        const OPERATION: &str = "resume a process";
+        let guest = self.machine.running_guest(OPERATION)?;
+        let resumed = guest.resume_process(&container.into(), pid, stdio).await;
+        resumed.map_err(|source| self.machine.guest_failed(OPERATION, source))
+    }
+
+    /// What the guest holds: containers, processes and how far their streams are.
+    ///
+    /// # Errors
+    /// The guest does not answer.
+    pub async fn guest_state(&self) -> Result<GuestState> {
+        const OPERATION: &str = "list what the guest holds";
+        let guest = self.machine.running_guest(OPERATION)?;
+        let listed = guest.list_state().await;
+        listed.map_err(|source| self.machine.guest_failed(OPERATION, source))
+    }
+
+    /// Until the connection to the guest is lost; at once if there is none. The VM may go on.
+    pub async fn guest_lost(&self) {
+        if let Some(guest) = self.machine.guest() {
+            guest.closed().await;
+        }
     }
 
     /// Runs a process in the VM itself, outside of all containers.

@@ -49,6 +49,7 @@ pub mod options;
 pub mod output;
 mod pipe;
 mod plug;
+pub mod record;
 mod resources;
 pub mod schema;
 pub mod scsi;
@@ -64,8 +65,9 @@ pub mod windows;
 
 pub use coracle_vmm::{Accel, User};
 pub use errors::{Result, UvmError};
-pub use lifecycle::{KeeperStartError, UnexpectedExit, UtilityVm};
+pub use lifecycle::{KeeperStartError, UnexpectedExit, UtilityVm, bury};
 pub use pipe::PipeMount;
+pub use record::{Recorder, RecordingError, VmRecord};
 pub use state::{Event, Refused, State};
 
 /// The keeper of a VM's channel, for the program that runs one as a process of its own.
@@ -74,14 +76,23 @@ pub mod keeper {
     pub use coracle_bridge::channel::keeper::*;
 }
 
+/// Who a process of the host is.
+pub mod process {
+    pub use coracle_vmm::process::{
+        PART, Process, ProcessIdentity, all_processes, host_boot_id, processes_with,
+    };
+}
+
 /// What runs in a VM, as the bridge knows it.
 pub mod container {
     pub use coracle_bridge::client::{
-        BridgeError, Container, Process, StdinWriter, Stdio, StdoutReader,
+        BridgeError, Container, Process, StdinResume, StdinWriter, Stdio, StdioResume,
+        StdoutReader,
     };
     pub use coracle_bridge::hresult::Hresult;
     pub use coracle_bridge::message::{
-        CgroupMetrics, ContainerConfig, ContainerConstraints, ProcessParameters,
+        CgroupMetrics, ContainerConfig, ContainerConstraints, ProcessParameters, ProcessState,
+        State as GuestState,
     };
     pub use coracle_bridge::wire::Json;
 }

@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::PathBuf;
 
 use coracle_bridge::message::{Pipe, Resource, Verb};
+use serde::{Deserialize, Serialize};
 
 use crate::errors::{Result, UvmError};
 use crate::lifecycle::{Machine, UtilityVm, locked};
@@ -23,17 +24,18 @@ const FIRST_PORT: u32 = 0x6000_0000;
 const FOLDER: &str = "/run/pipes";
 
 /// The pipes of a VM, by host path.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Pipes {
     counter: u32,
-    /// None while one is being made or removed.
-    there: BTreeMap<String, Option<There>>,
+    there: BTreeMap<String, There>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct There {
     port: u32,
     uvm_path: String,
+    /// It is being made or removed.
+    is_underway: bool,
 }
 
 /// A pipe (seed `PipeMount`).
@@ -89,6 +91,13 @@ impl UtilityVm {
         .await
     }
 
+    /// The handles of all pipes there are: for who has adopted the VM.
+    pub fn pipes(&self) -> Vec<PipeMount> {
+        let all = locked(&self.machine.pipes).list();
+        let handle = |(host_path, uvm_path)| PipeMount { host_path, uvm_path, vm: self.clone() };
+        all.into_iter().map(handle).collect()
+    }
+
     /// Takes a pipe away; its connections end.
     ///
     /// # Errors
@@ -114,18 +123,19 @@ impl Machine {
             return Err(failed("use as a pipe", wrong));
         }
         let whole = std::path::absolute(host_path).map_err(|e| failed("examine the pipe", e))?;
-        let port = {
+        let there = {
             let mut pipes = locked(&self.pipes);
             if pipes.there.contains_key(host_path) {
                 return Err(UvmError::AlreadyAttached);
             }
-            pipes.there.insert(host_path.to_owned(), None);
             pipes.counter += 1;
-            FIRST_PORT + pipes.counter
+            let there = There { port: FIRST_PORT + pipes.counter, uvm_path, is_underway: true };
+            pipes.there.insert(host_path.to_owned(), there.clone());
+            there
         };
-        let there = There { port, uvm_path };
-        let link = self.link(port);
+        let link = self.link(there.port);
         let made = async {
+            self.intend("add a pipe").await?;
             symlink(&whole, &link).map_err(|e| failed("link to the pipe", e))?;
             let asked = self.ask_guest(Verb::Add, there.resource()).await;
             asked.map_err(|source| {
@@ -136,31 +146,73 @@ impl Machine {
             })
         };
         let made = made.await;
-        let mut pipes = locked(&self.pipes);
         match &made {
-            Ok(()) => drop(pipes.there.insert(host_path.to_owned(), Some(there))),
-            Err(_) => drop(pipes.there.remove(host_path)),
+            Ok(()) => locked(&self.pipes).settle(host_path),
+            Err(_) => drop(locked(&self.pipes).there.remove(host_path)),
         }
+        self.note().await;
         made
     }
 
     async fn remove_pipe(&self, host_path: &str) -> Result<()> {
         self.running_guest("remove a pipe")?;
-        let there = locked(&self.pipes).there.get_mut(host_path).and_then(Option::take);
-        let there = there.ok_or(UvmError::NotAttached)?;
-        if let Err(source) = self.ask_guest(Verb::Remove, there.resource()).await {
-            locked(&self.pipes).there.insert(host_path.to_owned(), Some(there));
-            let operation = "failed to remove the pipe";
-            return Err(UvmError::Modify { operation, object: host_path.to_owned(), source });
+        let there = locked(&self.pipes).take(host_path).ok_or(UvmError::NotAttached)?;
+        let removed = async {
+            self.intend("remove a pipe").await?;
+            self.ask_guest(Verb::Remove, there.resource()).await.map_err(|source| {
+                let operation = "failed to remove the pipe";
+                UvmError::Modify { operation, object: host_path.to_owned(), source }
+            })
+        };
+        let removed = removed.await;
+        if removed.is_ok() {
+            // Nobody dials it any more.
+            let _ = std::fs::remove_file(self.link(there.port));
+            locked(&self.pipes).there.remove(host_path);
+        } else {
+            locked(&self.pipes).settle(host_path);
         }
-        // Nobody dials it any more.
-        let _ = std::fs::remove_file(self.link(there.port));
-        locked(&self.pipes).there.remove(host_path);
-        Ok(())
+        self.note().await;
+        removed
+    }
+
+    /// Takes away what was on its way in or out when this VM's former owner died. The guest may never
+    /// have heard of it.
+    pub(crate) async fn clear_pipes(&self) {
+        let underway: Vec<(String, There)> = {
+            let pipes = locked(&self.pipes);
+            let underway = pipes.there.iter().filter(|(_, there)| there.is_underway);
+            underway.map(|(path, there)| (path.clone(), there.clone())).collect()
+        };
+        for (path, there) in underway {
+            self.forget_in_guest(&path, there.resource()).await;
+            let _ = std::fs::remove_file(self.link(there.port));
+            locked(&self.pipes).there.remove(&path);
+        }
     }
 
     fn link(&self, port: u32) -> PathBuf {
         self.channel.path().join(format!("vsock_{port}"))
+    }
+}
+
+impl Pipes {
+    fn take(&mut self, host_path: &str) -> Option<There> {
+        let there = self.there.get_mut(host_path).filter(|there| !there.is_underway)?;
+        there.is_underway = true;
+        Some(there.clone())
+    }
+
+    fn settle(&mut self, host_path: &str) {
+        if let Some(there) = self.there.get_mut(host_path) {
+            there.is_underway = false;
+        }
+    }
+
+    /// Those that are there, by host path, with their guest path.
+    pub(crate) fn list(&self) -> Vec<(String, String)> {
+        let there = self.there.iter().filter(|(_, there)| !there.is_underway);
+        there.map(|(host, there)| (host.clone(), there.uvm_path.clone())).collect()
     }
 }
 

@@ -67,6 +67,7 @@ impl Machine {
         let asked = self.ask_guest(Verb::Update, Resource::GuestResources(online)).await;
         asked.map_err(failed)?;
         self.processors.store(count, Ordering::Relaxed);
+        self.note().await;
         Ok(())
     }
 
@@ -91,6 +92,7 @@ impl Machine {
         let set = self.vm.set_extra_memory(extra, self.host.device_timeout).await;
         set.map_err(|source| failed(ModifyError::Host(source)))?;
         self.memory_mib.store(mib, Ordering::Relaxed);
+        self.note().await;
         Ok(())
     }
 }

@@ -140,6 +140,14 @@ fn failed(operation: &'static str, path: &Path, source: io::Error) -> VmmError {
     VmmError::Host { operation, object: path.display().to_string(), source }
 }
 
+/// Removes a VM's control group whose processes are gone; one that is not there is fine.
+///
+/// # Errors
+/// Something is in it still.
+pub fn remove(path: &Path) -> Result<(), VmmError> {
+    Hierarchy::of_host().map_or(Ok(()), |host| host.remove(path))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -228,7 +228,7 @@ pub struct Cgroup {
 }
 
 /// A user for the VM's process; it gets no supplementary groups but what KVM's device demands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct User {
     /// User id.
     pub uid: u32,

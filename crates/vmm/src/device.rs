@@ -203,7 +203,7 @@ pub struct UserNetwork {
 }
 
 /// A hardware address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct MacAddress(pub [u8; 6]);
 
 impl fmt::Display for MacAddress {

@@ -22,7 +22,7 @@ pub mod fake;
 pub mod identity;
 mod machine;
 pub mod pci;
-mod process;
+pub mod process;
 pub mod qemu;
 pub mod qmp;
 mod socket;

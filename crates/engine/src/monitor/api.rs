@@ -28,37 +28,12 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::life::Stage;
 pub use crate::network::{AttachRequest, Attached};
 pub use crate::plug::{Kind, PlugSpec, Plugged};
 pub use crate::spec::Command;
 pub use crate::update::{Limits, Update};
 pub use crate::usage::Usage;
-
-/// Where a sandbox is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// Its command runs.
-    Running,
-    /// Its VM stands still.
-    Paused,
-    /// It is being stopped.
-    Stopping,
-    /// Its command has ended, and its VM with it.
-    Exited,
-}
-
-impl Stage {
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Stopping => "stopping",
-            Self::Exited => "exited",
-        }
-    }
-}
 
 /// A sandbox as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +47,15 @@ pub struct SandboxView {
     pub exit_code: Option<u32>,
     /// When it was started, RFC 3339.
     pub created: String,
+    /// When its command ended, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+    /// What is to be said of its end, when it did not end by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How often its command was started again.
+    #[serde(default)]
+    pub restarts: u32,
     /// The root file system: a path, or `built-in`.
     pub rootfs: String,
     /// The command.
@@ -80,8 +64,9 @@ pub struct SandboxView {
     pub memory_mib: u64,
     /// Its virtual CPUs.
     pub vcpus: u32,
-    /// The process that owns it.
-    pub monitor: ProcessView,
+    /// The process that owns it, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<ProcessView>,
     /// The process that runs the VM, while there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vm: Option<ProcessView>,
@@ -211,4 +196,10 @@ pub struct Order {
     pub command: Command,
     /// Remove the sandbox when the command has ended.
     pub remove: bool,
+    /// How much of what it writes is kept.
+    #[serde(default)]
+    pub log: crate::logs::Limits,
+    /// What becomes of what cannot be kept.
+    #[serde(default)]
+    pub when_full: crate::logs::WhenFull,
 }

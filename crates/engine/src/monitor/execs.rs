@@ -17,6 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::Monitor;
 use super::api::{Command, Started};
 use crate::error::Error;
+use crate::root::Root;
 use crate::process::{Input, Output, Process};
 
 /// How long a stream waits to be claimed.
@@ -92,6 +93,9 @@ impl Exec {
     }
 }
 
+/// Goes on with the commands a former monitor started.
+pub(super) async fn adopt(_monitor: &Arc<Monitor>, _root: &Root) {}
+
 /// Starts a command and looks after it until it is forgotten.
 pub(super) async fn start(monitor: &Arc<Monitor>, command: &Command) -> Result<Started, Error> {
     let process = monitor.live()?.exec(command).await?;
@@ -108,11 +112,11 @@ pub(super) async fn start(monitor: &Arc<Monitor>, command: &Command) -> Result<S
             _ = exec.process.wait() => {}
             () = unclaimed => {}
             // Its VM goes, and it with it.
-            () = monitor.removed.cancelled() => {}
+            () = monitor.over.cancelled() => {}
         }
         tokio::select! {
             () = tokio::time::sleep(MEMORY) => {}
-            () = monitor.removed.cancelled() => {}
+            () = monitor.over.cancelled() => {}
         }
         monitor.execs.table().remove(&id);
     });

@@ -1,25 +1,34 @@
-//! The monitor: the process that owns one sandbox for as long as there is one.
+//! The monitor: the process that owns one sandbox for as long as it runs.
 //!
 //! ```text
-//!            launch             command ends, stop               remove
-//!   (order) --------> RUNNING ----------------------> EXITED --------------> (nothing)
-//!                        |  \--- STOPPING ---/           ^
-//!                        +---- VM lost ------------------+
+//!             (order)                      (its monitor died)
+//!                │ launch                        │ recovery
+//!                ▼                               ▼
+//!            RUNNING ◄────────────────────── adopt, or bury, undo, finish, remove
+//!                │ command ends, stop, VM lost
+//!                ▼
+//!            EXITED: written down, the VM and all it held are gone, and the monitor with them
 //! ```
 //!
 //! Everybody else talks to it over its API ([`api`]); it answers from a run directory that it holds a
-//! lock on, so that whoever finds the lock free knows that nobody is there. One task, [`keep`], sees
-//! the sandbox from its start to its end; requests only look, or pass something on that tasks of the
-//! layers below do to the end. When the sandbox has exited the VM is gone, and the monitor stays to
-//! tell how it ended until somebody removes it.
+//! lock on, so that whoever finds the lock free knows that nobody is there. One task, [`Monitor::keep`],
+//! sees the sandbox from its start to its end; requests only look, or pass something on that tasks of
+//! the layers below do to the end.
+//!
+//! It is made to be killed. Whatever it has to remember is in the ledger before it acts, the VM and its
+//! servers are processes of their own, and what a new monitor does is what any monitor does that finds
+//! its sandbox running. So there is one way back for everything: a monitor that loses its connection
+//! to the guest, or is asked to make way for a new version, becomes a fresh one ([`Ended::Again`]).
 
+mod adopt;
 pub mod api;
 mod execs;
 mod output;
 mod routes;
+mod wake;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
@@ -27,32 +36,53 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+use crate::ledger::Ledger;
+use crate::life::{Event, Stage};
+use crate::logs::Writer;
 use crate::process::Process;
 use crate::progress::OnProgress;
+use crate::record::{SandboxRecord, now};
+use crate::recover;
 use crate::root::Root;
-use crate::sandbox::Sandbox;
+use crate::run_dir::RunDir;
+use crate::sandbox::{Launch, Sandbox, sweep_all};
 use crate::timeline::Timeline;
 use crate::update::Update;
-use api::{Order, ProcessView, SandboxView, Stage};
+pub use adopt::adopt;
+pub use wake::{start, wake};
+use api::{Order, SandboxView};
 use execs::Execs;
 
 /// The socket of the API, in the sandbox's run directory.
 pub const API_SOCKET: &str = "api.sock";
 /// The socket of the streams.
 pub const STDIO_SOCKET: &str = "stdio.sock";
-/// What the command wrote.
-pub const OUTPUT_FILE: &str = "output.log";
 
 /// What a command that was killed ends with.
 const KILLED: u32 = 128 + 9;
 
+/// What a command ends with of which nobody knows how it ended.
+const UNKNOWN: u32 = 255;
+
 /// How long the last output may take after the command has ended.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long to wait until the disk is tried again for what must be written down.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How a monitor came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// There is nothing to look after any more, or somebody else does.
+    Over,
+    /// The sandbox runs on and needs a monitor: this process is to become a fresh one.
+    Again,
+}
 
 /// What the requests share.
 #[derive(Debug)]
 struct Monitor {
-    view: Mutex<SandboxView>,
+    ledger: Ledger,
     stage: watch::Sender<Stage>,
     exit: watch::Sender<Option<u32>>,
     sandbox: Sandbox,
@@ -62,14 +92,24 @@ struct Monitor {
     stop: watch::Sender<Option<Duration>>,
     /// Somebody wants it removed.
     remove: CancellationToken,
-    /// It is removed: the last answers may go out.
-    removed: CancellationToken,
+    /// It is over: the last answers may go out.
+    over: CancellationToken,
 }
 
-/// Runs a sandbox from its order to its removal.
+/// What a sandbox that runs has, whoever started it.
+struct Running {
+    sandbox: Sandbox,
+    init: Process,
+    ledger: Ledger,
+    log: Writer,
+    api: UnixListener,
+    stdio: UnixListener,
+}
+
+/// Runs a sandbox from its order to its end.
 ///
 /// `ready` is called once, when the command runs and the API answers. `cancel` undoes a launch; later
-/// it ends the sandbox as a stop by force and a removal do.
+/// it makes way for a fresh monitor.
 ///
 /// # Errors
 /// What keeps the sandbox from running; nothing is left behind then.
@@ -79,116 +119,213 @@ pub async fn run(
     cancel: CancellationToken,
     on_progress: OnProgress,
     ready: impl FnOnce(&SandboxView),
-) -> Result<(), Error> {
-    let timeline = Timeline::since(std::time::Instant::now());
-    let spec = order.sandbox.clone();
-    let mut sandbox = Sandbox::launch(root, spec, timeline, cancel.clone(), on_progress).await?;
-    let begun = begin(root, &order, &mut sandbox).await;
-    let (init, output, api, stdio) = match begun {
-        Ok(begun) => begun,
+) -> Result<Ended, Error> {
+    let name = order.sandbox.name.clone().unwrap_or_default();
+    order.sandbox.check()?;
+    if root.state(&name).exists() {
+        return Err(Error::Exists { name });
+    }
+    sweep_all(root).await;
+    let room = |source| Error::Room { name: name.clone(), source };
+    let run_dir = RunDir::create(root.run(), &name).map_err(room)?;
+    let ledger = Ledger::begin(root, SandboxRecord::creating(&name, order.clone()))?;
+    let launched = launch(root, &name, &order, run_dir, &ledger, cancel.clone(), on_progress).await;
+    let running = match launched {
+        Ok(running) => running,
         Err(error) => {
-            if let Err(undoing) = sandbox.close().await {
+            // Nobody was told of it.
+            if let Err(undoing) = recover::forget(root, &name) {
                 tracing::error!(error = %undoing, "cannot undo everything");
             }
             return Err(error);
         }
     };
-    let view = view_of(&order, &sandbox);
-    let monitor = Arc::new(Monitor {
-        view: Mutex::new(view.clone()),
-        stage: watch::Sender::new(Stage::Running),
-        exit: watch::Sender::new(None),
-        sandbox,
-        init: Arc::new(init),
-        execs: Execs::default(),
-        stop: watch::Sender::new(None),
-        remove: CancellationToken::new(),
-        removed: CancellationToken::new(),
-    });
-    let serving = tokio::spawn(routes::serve(monitor.clone(), api));
-    let streaming = tokio::spawn(execs::serve(monitor.clone(), stdio));
-    ready(&view);
-    let outcome = monitor.keep(order.remove, &cancel, output).await;
-    streaming.abort();
-    monitor.removed.cancel();
-    // Answers that are under way; none takes long.
-    let _ = tokio::time::timeout(DRAIN, serving).await;
-    outcome
+    ready(&ledger.look(SandboxRecord::view));
+    attend(root, running, cancel).await
 }
 
-type Begun = (Process, output::Recording, UnixListener, UnixListener);
+async fn launch(
+    root: &Root,
+    name: &str,
+    order: &Order,
+    run_dir: RunDir,
+    ledger: &Ledger,
+    cancel: CancellationToken,
+    on_progress: OnProgress,
+) -> Result<Running, Error> {
+    let timeline = Timeline::since(std::time::Instant::now());
+    let launch = Launch {
+        root,
+        name: name.to_owned(),
+        spec: order.sandbox.clone(),
+        cancel,
+        ledger: Some(ledger.clone()),
+    };
+    let mut sandbox = Sandbox::launch_in(launch, run_dir, timeline, on_progress).await?;
+    let begun = begin(root, order, &mut sandbox, ledger).await;
+    match begun {
+        Ok((init, log, api, stdio)) => {
+            Ok(Running { sandbox, init, ledger: ledger.clone(), log, api, stdio })
+        }
+        Err(error) => {
+            if let Err(undoing) = sandbox.close().await {
+                tracing::error!(error = %undoing, "cannot undo everything");
+            }
+            Err(error)
+        }
+    }
+}
 
-/// Opens the sockets and starts the command.
-async fn begin(root: &Root, order: &Order, sandbox: &mut Sandbox) -> Result<Begun, Error> {
+/// Opens the sockets and the log, starts the command, and writes down that it runs.
+async fn begin(
+    root: &Root,
+    order: &Order,
+    sandbox: &mut Sandbox,
+    ledger: &Ledger,
+) -> Result<(Process, Writer, UnixListener, UnixListener), Error> {
     let dir = root.run().join(sandbox.name());
     let api = listen(&dir, API_SOCKET)?;
     let stdio = listen(&dir, STDIO_SOCKET)?;
-    let recording = output::Recording::begin(&dir.join(OUTPUT_FILE))?;
-    let mut init = sandbox.start(&order.command).await?;
-    let recording = recording.record(init.take_stdout(), init.take_stderr());
-    Ok((init, recording, api, stdio))
+    let log = open_log(root, sandbox.name(), order)?;
+    let init = sandbox.start(&order.command).await?;
+    let (pid, image) = (init.pid(), sandbox.image().clone());
+    let runs = move |record: &mut SandboxRecord| {
+        record.image = image;
+        record.stage = Stage::Running;
+        if let Some(container) = &mut record.container {
+            container.pid = Some(pid);
+        }
+    };
+    ledger.update(runs).await?;
+    Ok((init, log, api, stdio))
 }
 
-/// Binds a socket in the run directory by way of its descriptor: a path may be too long for one.
+fn open_log(root: &Root, name: &str, order: &Order) -> Result<Writer, Error> {
+    let opened = Writer::open(&root.logs(name), order.log);
+    opened.map_err(|source| Error::Log { name: name.to_owned(), source })
+}
+
+/// Binds a socket in the run directory by way of its descriptor: a path may be too long for one. What
+/// a dead monitor left in its place is replaced: the directory's lock is ours.
 fn listen(dir: &Path, name: &str) -> Result<UnixListener, Error> {
     use std::os::fd::AsRawFd;
     let failed = |source| Error::Open { path: dir.join(name), source };
     let folder = std::fs::File::open(dir).map_err(failed)?;
     let path = format!("/proc/self/fd/{}/{name}", folder.as_raw_fd());
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
     UnixListener::bind(path).map_err(failed)
 }
 
-fn view_of(order: &Order, sandbox: &Sandbox) -> SandboxView {
-    let rootfs = match &order.sandbox.rootfs {
-        crate::RootFs::BuiltIn => "built-in".to_owned(),
-        crate::RootFs::At(path) => path.display().to_string(),
-    };
-    SandboxView {
-        name: sandbox.name().to_owned(),
-        state: Stage::Running,
-        exit_code: None,
-        created: jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
-        rootfs,
-        command: sandbox.command().to_vec(),
-        memory_mib: order.sandbox.memory_mib,
-        vcpus: order.sandbox.vcpus,
-        monitor: ProcessView { pid: std::process::id() },
-        vm: Some(ProcessView { pid: sandbox.vm_pid() }),
-        networks: sandbox.networks().list(),
-        plugs: sandbox.plugs().list(),
+/// Serves the API and sees the sandbox to its end.
+async fn attend(root: &Root, running: Running, cancel: CancellationToken) -> Result<Ended, Error> {
+    let Running { sandbox, mut init, ledger, log, api, stdio } = running;
+    let (stage, patience, when_full) =
+        ledger.look(|record| (record.stage, record.patience, record.order.when_full));
+    let stopping = (stage == Stage::Stopping).then(|| Duration::from_secs(patience.unwrap_or(0)));
+    let recording =
+        output::Recording::begin(log, when_full, init.take_stdout(), init.take_stderr());
+    let monitor = Arc::new(Monitor {
+        ledger,
+        stage: watch::Sender::new(stage),
+        exit: watch::Sender::new(None),
+        sandbox,
+        init: Arc::new(init),
+        execs: Execs::default(),
+        stop: watch::Sender::new(stopping),
+        remove: CancellationToken::new(),
+        over: CancellationToken::new(),
+    });
+    execs::adopt(&monitor, root).await;
+    let serving = tokio::spawn(routes::serve(monitor.clone(), api));
+    let streaming = tokio::spawn(execs::serve(monitor.clone(), stdio));
+    let outcome = monitor.keep(root, &cancel, recording).await;
+    streaming.abort();
+    monitor.over.cancel();
+    if !matches!(outcome, Ok(Ended::Again)) {
+        // Answers that are under way; none takes long.
+        let _ = tokio::time::timeout(DRAIN, serving).await;
     }
+    outcome
+}
+
+/// How the command's run came to its end.
+#[derive(Debug)]
+enum End {
+    /// By itself or by a signal, with this code.
+    Exited(u32),
+    /// With its VM.
+    Lost(String),
+    /// Somebody removes the sandbox.
+    Removed,
+    /// It did not: a fresh monitor is to go on.
+    GoesOn,
 }
 
 impl Monitor {
     /// Sees the sandbox to its end.
     async fn keep(
         &self,
-        remove_at_exit: bool,
+        root: &Root,
         cancel: &CancellationToken,
         output: output::Recording,
-    ) -> Result<(), Error> {
-        let (code, ended_by_itself) = self.until_exit(cancel).await;
-        if ended_by_itself {
-            output.finish(DRAIN).await;
-        }
+    ) -> Result<Ended, Error> {
+        let (code, reason) = match self.until_end(cancel).await {
+            End::GoesOn => return Ok(Ended::Again),
+            End::Removed => (KILLED, None),
+            End::Lost(reason) => (UNKNOWN, Some(reason)),
+            End::Exited(code) => {
+                output.finish(DRAIN).await;
+                (code, None)
+            }
+        };
+        self.write_down_end(code, reason).await;
         self.sandbox.container_ended();
-        let closed = self.sandbox.power_off().await;
+        let closed = self.sandbox.release().await;
         self.stage.send_replace(Stage::Exited);
         self.exit.send_replace(Some(code));
-        if !remove_at_exit && closed.is_ok() {
-            tokio::select! {
-                () = self.remove.cancelled() => {}
-                () = cancel.cancelled() => {}
-            }
+        closed?;
+        let remove = self.remove.is_cancelled() || self.ledger.look(|record| record.order.remove);
+        if remove {
+            recover::forget(root, self.sandbox.name())?;
+        } else {
+            self.ledger.update(|record| record.vm = None).await?;
         }
-        closed.and(self.sandbox.release().await)
+        Ok(Ended::Over)
     }
 
-    /// Waits for the command's end, and brings it about when somebody asks. Says how it ended, and
-    /// whether it did before its VM.
-    async fn until_exit(&self, cancel: &CancellationToken) -> (u32, bool) {
+    /// Writes down how the command ended, before anything is taken away of what knows it. A full disk
+    /// is waited for.
+    async fn write_down_end(&self, code: u32, reason: Option<String>) {
+        let ended = now();
+        let is_removed = self.remove.is_cancelled();
+        loop {
+            let (ended, reason) = (ended.clone(), reason.clone());
+            let over = move |record: &mut SandboxRecord| {
+                let event = if is_removed { Event::Remove } else { Event::Ended };
+                record.stage = record.stage.after(event).unwrap_or(record.stage);
+                record.exit_code = Some(code);
+                record.ended = Some(ended);
+                record.reason = reason;
+            };
+            let Err(error) = self.ledger.update(over).await else { return };
+            tracing::error!(code, error = &error as &dyn std::error::Error, "cannot write down the end");
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                // Nobody wants to know any more.
+                () = self.remove.cancelled() => return,
+            }
+        }
+    }
+
+    /// Waits for the command's end, and brings it about when somebody asks.
+    async fn until_end(&self, cancel: &CancellationToken) -> End {
         const TERM: i32 = 15;
         let mut stop = self.stop.subscribe();
+        // One that a former monitor was asked for is still to be brought about.
+        stop.mark_changed();
         let mut patience = None;
         loop {
             let expired = async {
@@ -199,15 +336,15 @@ impl Monitor {
             };
             tokio::select! {
                 exit = self.init.wait() => match exit {
-                    Ok(code) => return (code, true),
+                    Ok(code) => return End::Exited(code),
+                    Err(_) if self.init.is_cut_off().await => return End::GoesOn,
                     Err(error) => {
-                        tracing::error!(error = &error as &dyn std::error::Error, "lost");
-                        return (255, false);
+                        let why = std::error::Error::source(&error).map(ToString::to_string);
+                        return End::Lost(why.unwrap_or_else(|| error.to_string()));
                     }
                 },
                 Ok(()) = stop.changed() => {
                     let Some(limit) = *stop.borrow_and_update() else { continue };
-                    self.stage.send_replace(Stage::Stopping);
                     patience = Some(tokio::time::Instant::now() + limit);
                     if let Err(error) = self.init.signal(TERM).await {
                         tracing::warn!(%error, "cannot ask the command to end");
@@ -217,20 +354,48 @@ impl Monitor {
                     patience = None;
                     if let Err(error) = self.init.kill().await {
                         tracing::warn!(%error, "cannot kill the command");
-                        return (255, false);
+                        return End::Lost("it could not be killed".to_owned());
                     }
                 }
-                () = self.remove.cancelled() => return (KILLED, false),
-                () = cancel.cancelled() => return (KILLED, false),
+                () = self.remove.cancelled() => return End::Removed,
+                () = cancel.cancelled() => return End::GoesOn,
             }
         }
+    }
+
+    /// Asks for the command's end, written down first: a fresh monitor goes on with it.
+    async fn ask_to_stop(&self, limit: Duration) -> Result<(), Error> {
+        let seconds = limit.as_secs();
+        self.move_to(Event::Stop, move |record| record.patience = Some(seconds)).await?;
+        self.stop.send_replace(Some(limit));
+        Ok(())
+    }
+
+    /// Writes down a change of stage, and makes it.
+    async fn move_to(
+        &self,
+        event: Event,
+        change: impl FnOnce(&mut SandboxRecord) + Send + 'static,
+    ) -> Result<(), Error> {
+        let name = self.sandbox.name().to_owned();
+        let next = self.stage.borrow().after(event);
+        let next = next.map_err(|_| Error::NotRunning { name })?;
+        let moved = move |record: &mut SandboxRecord| {
+            record.stage = next;
+            change(record);
+        };
+        self.ledger.update(moved).await?;
+        self.stage.send_replace(next);
+        Ok(())
     }
 
     /// The sandbox, if its VM is up, paused or not.
     fn alive(&self) -> Result<&Sandbox, Error> {
         match *self.stage.borrow() {
             Stage::Running | Stage::Paused | Stage::Stopping => Ok(&self.sandbox),
-            Stage::Exited => Err(Error::NotRunning { name: self.view().name }),
+            Stage::Creating | Stage::Exited | Stage::Removing => {
+                Err(Error::NotRunning { name: self.sandbox.name().to_owned() })
+            }
         }
     }
 
@@ -239,7 +404,9 @@ impl Monitor {
         match *self.stage.borrow() {
             Stage::Running | Stage::Stopping => Ok(&self.sandbox),
             Stage::Paused => Err(Error::Paused { name: self.sandbox.name().to_owned() }),
-            Stage::Exited => Err(Error::NotRunning { name: self.sandbox.name().to_owned() }),
+            Stage::Creating | Stage::Exited | Stage::Removing => {
+                Err(Error::NotRunning { name: self.sandbox.name().to_owned() })
+            }
         }
     }
 
@@ -253,37 +420,27 @@ impl Monitor {
         if *self.stage.borrow() == Stage::Stopping {
             return Err(Error::NotRunning { name: sandbox.name().to_owned() });
         }
-        sandbox.set_paused(paused).await?;
-        self.stage.send_if_modified(|stage| {
-            let next = match (*stage, paused) {
-                (Stage::Running, true) => Stage::Paused,
-                (Stage::Paused, false) => Stage::Running,
-                (Stage::Running | Stage::Paused | Stage::Stopping | Stage::Exited, _) => *stage,
-            };
-            std::mem::replace(stage, next) != next
-        });
+        // Written down first: that is how a fresh monitor makes it.
+        let event = if paused { Event::Pause } else { Event::Resume };
+        self.move_to(event, |_| {}).await?;
+        if let Err(error) = sandbox.set_paused(paused).await {
+            let undo = if paused { Event::Resume } else { Event::Pause };
+            self.move_to(undo, |_| {}).await?;
+            return Err(error);
+        }
         Ok(())
     }
 
     async fn update(&self, update: &Update) -> Result<(), Error> {
-        let updated = self.live()?.update(update).await;
-        // What came before a failure stays done.
-        let (vm, mut view) =
-            (self.sandbox.vm(), self.view.lock().unwrap_or_else(PoisonError::into_inner));
-        view.vcpus = vm.processor_count();
-        view.memory_mib = vm.memory_in_mib();
-        updated
+        self.live()?.update(update).await
     }
 
     fn view(&self) -> SandboxView {
-        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut view = self.ledger.look(SandboxRecord::view);
         view.state = *self.stage.borrow();
         view.exit_code = *self.exit.borrow();
         view.plugs = self.sandbox.plugs().list();
         view.networks = self.sandbox.networks().list();
-        if view.state == Stage::Exited {
-            view.vm = None;
-        }
         view
     }
 }

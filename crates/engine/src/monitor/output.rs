@@ -1,52 +1,40 @@
-//! What the command of a detached sandbox writes goes to a file, so that it never waits for a reader.
+//! What the command of a detached sandbox writes goes to its log, so that it never waits for a reader.
 //!
-//! The file is bounded: when it has grown to [`LIMIT`] it becomes `output.log.1`, in the place of the
-//! one before, and a new one begins.
+//! A piece is read, written down, and only then acknowledged, by the next read: what the log has not
+//! got, the guest still has.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinHandle;
 
-use crate::error::Error;
+use crate::logs::{Stream, WhenFull, Writer};
 use crate::process::Output;
 
-/// The largest a file gets, in bytes.
-const LIMIT: u64 = 8 << 20;
+/// How long to wait until the disk is tried again.
+const RETRY: Duration = Duration::from_millis(200);
 
-/// The streams on their way to the file.
+/// The streams on their way to the log.
 #[derive(Debug)]
 pub(super) struct Recording {
-    sink: Arc<Mutex<Sink>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-#[derive(Debug)]
-struct Sink {
-    path: PathBuf,
-    file: File,
-    written: u64,
-}
-
 impl Recording {
-    /// Makes the file.
-    pub(super) fn begin(path: &Path) -> Result<Self, Error> {
-        let file = create(path).map_err(|source| Error::Open { path: path.to_owned(), source })?;
-        let sink = Sink { path: path.to_owned(), file, written: 0 };
-        Ok(Self { sink: Arc::new(Mutex::new(sink)), tasks: Vec::new() })
-    }
-
     /// Begins to record. The tasks end with their streams.
-    pub(super) fn record(mut self, stdout: Option<Output>, stderr: Option<Output>) -> Self {
-        for stream in [stdout, stderr].into_iter().flatten() {
-            self.tasks.push(tokio::spawn(copy(stream, self.sink.clone())));
-        }
-        self
+    pub(super) fn begin(
+        log: Writer,
+        when_full: WhenFull,
+        stdout: Option<Output>,
+        stderr: Option<Output>,
+    ) -> Self {
+        let log = Arc::new(Mutex::new(log));
+        let streams = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
+        let record = |(stream, output): (Stream, Option<Output>)| {
+            Some(tokio::spawn(copy(output?, stream, log.clone(), when_full)))
+        };
+        Self { tasks: streams.into_iter().filter_map(record).collect() }
     }
 
     /// Waits for the streams' end, at most for `limit`.
@@ -60,56 +48,48 @@ impl Recording {
     }
 }
 
-async fn copy(mut from: Output, sink: Arc<Mutex<Sink>>) {
+async fn copy(mut from: Output, stream: Stream, log: Arc<Mutex<Writer>>, when_full: WhenFull) {
+    let locked = || log.lock().unwrap_or_else(PoisonError::into_inner);
     let mut buffer = vec![0; 64 * 1024];
-    while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        let written = sink.lock().unwrap_or_else(PoisonError::into_inner).write(&buffer[..count]);
-        if let Err(error) = written {
-            // The command must not suffer for a full disk.
-            tracing::warn!(%error, "cannot record the command's output");
+    // What the guest had to drop, and what we could not keep.
+    let mut missing = from.offset().saturating_sub(locked().end(stream));
+    loop {
+        let count = match from.read(&mut buffer).await {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) => {
+                // Whoever takes over reads on where the log ends.
+                tracing::debug!(%error, "a stream of the command was cut off");
+                return;
+            }
+        };
+        loop {
+            let written = write(&mut locked(), stream, &mut missing, &buffer[..count]);
+            let Err(error) = written else { break };
+            tracing::warn!(%error, "cannot keep the command's output");
+            if when_full == WhenFull::Drop {
+                missing += count as u64;
+                break;
+            }
+            tokio::time::sleep(RETRY).await;
         }
+    }
+    if missing > 0
+        && let Err(error) = locked().skip(stream, missing)
+    {
+        tracing::warn!(%error, missing, "cannot tell of a gap in the command's output");
     }
 }
 
-impl Sink {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        if self.written >= LIMIT {
-            let mut older = self.path.clone().into_os_string();
-            older.push(".1");
-            std::fs::rename(&self.path, older)?;
-            self.file = create(&self.path)?;
-            self.written = 0;
-        }
-        self.file.write_all(bytes)?;
-        self.written += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        Ok(())
+fn write(
+    log: &mut Writer,
+    stream: Stream,
+    missing: &mut u64,
+    bytes: &[u8],
+) -> std::io::Result<()> {
+    if *missing > 0 {
+        log.skip(stream, *missing)?;
+        *missing = 0;
     }
-}
-
-fn create(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_recorded_is_bounded_and_the_end_of_it_is_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("output.log");
-        let recording = Recording::begin(&path).unwrap();
-        let mut sink = recording.sink.lock().unwrap();
-        let chunk = vec![b'x'; 1 << 20];
-        for _ in 0..20 {
-            sink.write(&chunk).unwrap();
-        }
-        sink.write(b"the end").unwrap();
-        let sizes: u64 = std::fs::read_dir(folder.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().metadata().unwrap().len())
-            .sum();
-        assert!(sizes <= 2 * LIMIT + chunk.len() as u64, "{sizes}");
-        assert!(std::fs::read_to_string(&path).unwrap().ends_with("the end"));
-    }
+    log.append(stream, bytes)
 }

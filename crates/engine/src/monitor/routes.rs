@@ -12,7 +12,7 @@ use tokio::net::UnixListener;
 
 use super::api::{
     AttachRequest, Attached, Command, Exit, Failure, LeaveRequest, PlugSpec, Plugged,
-    RemoveRequest, SandboxView, SignalRequest, SizeRequest, Stage, Started, StopRequest, Update,
+    RemoveRequest, SandboxView, SignalRequest, SizeRequest, Started, StopRequest, Update,
     Usage,
 };
 use super::execs::{self, Exec};
@@ -51,9 +51,9 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Serves until the sandbox is removed and the answers under way are out.
+/// Serves until the sandbox is over and the answers under way are out.
 pub(super) async fn serve(monitor: Arc<Monitor>, listener: UnixListener) {
-    let removed = monitor.removed.clone();
+    let over = monitor.over.clone();
     let router = Router::new()
         .route("/v1/sandbox", get(show).delete(remove))
         .route("/v1/exit", get(exit))
@@ -73,7 +73,7 @@ pub(super) async fn serve(monitor: Arc<Monitor>, listener: UnixListener) {
         .route("/v1/plugs/remove", post(remove_plug))
         .with_state(monitor);
     let serving = axum::serve(listener, router)
-        .with_graceful_shutdown(async move { removed.cancelled().await });
+        .with_graceful_shutdown(async move { over.cancelled().await });
     if let Err(error) = serving.await {
         tracing::error!(%error, "the API ended");
     }
@@ -120,21 +120,20 @@ async fn resume(State(monitor): Shared) -> Answer<SandboxView> {
     Ok(Json(monitor.view()))
 }
 
-async fn stop(State(monitor): Shared, Json(asked): Json<StopRequest>) -> Json<Exit> {
-    if *monitor.stage.borrow() != Stage::Exited {
-        if monitor.is_paused()
-            && let Err(error) = monitor.set_paused(false).await
-        {
-            tracing::warn!(%error, "a paused VM does not go on to be stopped");
+async fn stop(State(monitor): Shared, Json(asked): Json<StopRequest>) -> Answer<Exit> {
+    let stage = *monitor.stage.borrow();
+    if stage.is_up() {
+        if monitor.is_paused() {
+            monitor.set_paused(false).await?;
         }
-        monitor.stop.send_replace(Some(Duration::from_secs(asked.timeout)));
+        monitor.ask_to_stop(Duration::from_secs(asked.timeout)).await?;
     }
-    Json(Exit { exit_code: exit_of(&monitor).await })
+    Ok(Json(Exit { exit_code: exit_of(&monitor).await }))
 }
 
 async fn remove(State(monitor): Shared) -> Json<()> {
     monitor.remove.cancel();
-    monitor.removed.cancelled().await;
+    monitor.over.cancelled().await;
     Json(())
 }
 

@@ -180,6 +180,23 @@ impl Hosts {
         self.remember(network, None)
     }
 
+    /// Leaves every network that knows of the sandbox but these: a former owner died on its way in or
+    /// out of the others.
+    pub(super) fn leave_all_but(&self, known: &[String]) -> Result<(), NetError> {
+        let mut outcome = Ok(());
+        for network in self.records.all()? {
+            if network.leases.contains_key(&self.sandbox) && !known.contains(&network.name) {
+                outcome = outcome.and(self.records.leave(&network.name, &self.sandbox));
+            }
+        }
+        for (network, host) in read(&self.folder().join(RECORD)) {
+            if !known.contains(&network) {
+                outcome = outcome.and(self.leave(&network, &host));
+            }
+        }
+        outcome
+    }
+
     /// What a device of a network has carried, as the host sees it.
     pub(super) fn traffic(host: &HostSide, device: &str) -> Result<Traffic, NetError> {
         match host {

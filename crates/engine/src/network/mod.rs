@@ -10,6 +10,7 @@
 //! containers of a sandbox are in one network namespace of the guest, named after the sandbox; without
 //! any network it has `lo` alone.
 
+mod adopt;
 mod endpoint;
 mod host;
 mod persisted;
@@ -25,10 +26,13 @@ use coracle_uvm::network::{Carrier, Endpoint};
 use coracle_uvm::{UtilityVm, UvmError};
 
 use crate::error::Error;
+use crate::ledger::Ledger;
+use crate::record::SandboxRecord;
 use crate::root::Root;
 use crate::run_dir;
 use host::{HostSide, Hosts};
 
+pub use adopt::SavedNetwork;
 pub use coracle_net::egress::Egress;
 pub use coracle_net::link::{Traffic, parse_mac};
 pub use coracle_net::private::{Lease, NetworkSpec};
@@ -49,6 +53,7 @@ pub struct Networks {
 struct Inner {
     sandbox: String,
     hosts: Hosts,
+    ledger: Option<Ledger>,
     table: Mutex<Vec<Entry>>,
     /// One change at a time.
     turn: tokio::sync::Semaphore,
@@ -92,8 +97,11 @@ pub fn one(root: &Root, name: &str) -> Result<NetworkRecord, Error> {
 }
 
 /// Takes sandboxes whose owner is dead off all networks. Blocks.
+///
+/// A sandbox of which something is written down is for whoever recovers it.
 pub(crate) fn sweep(root: &Root) {
-    let swept = records(root, None).sweep(|name| run_dir::is_alive(root.run(), name));
+    let is_kept = |name: &str| run_dir::is_alive(root.run(), name) || root.state(name).exists();
+    let swept = records(root, None).sweep(is_kept);
     match swept {
         Ok(names) if names.is_empty() => {}
         Ok(names) => tracing::info!(?names, "taken off their networks: their owners are dead"),
@@ -109,12 +117,24 @@ pub(crate) fn undo_leftovers(run_dir: &Path) {
     }
 }
 
+/// Leaves every network a sandbox is on, whatever anybody wrote down of it. Blocks.
+pub(crate) fn leave_everything(root: &Root, sandbox: &str) -> Result<(), Error> {
+    let hosts = Hosts::new(records(root, None), root.run().to_owned(), sandbox.to_owned());
+    hosts.leave_all_but(&[]).map_err(|source| failed("leave the networks", source))
+}
+
 impl Networks {
     /// None yet. `helper` is a `coracle` program.
-    pub(crate) fn new(root: &Root, sandbox: &str, helper: Option<&Path>) -> Self {
+    pub(crate) fn new(
+        root: &Root,
+        sandbox: &str,
+        helper: Option<&Path>,
+        ledger: Option<Ledger>,
+    ) -> Self {
         let inner = Inner {
             sandbox: sandbox.to_owned(),
             hosts: Hosts::new(records(root, helper), root.run().to_owned(), sandbox.to_owned()),
+            ledger,
             table: Mutex::default(),
             turn: tokio::sync::Semaphore::new(1),
         };
@@ -139,7 +159,26 @@ impl Networks {
             networks.locked().push(Entry { network, host, cards, in_vm: false });
             Ok(())
         });
-        joined.await.map_err(|source| failed(format!("join network {name}"), source))
+        joined.await.map_err(|source| failed(format!("join network {name}"), source))?;
+        // Without a note of it, a later owner would leave it again.
+        self.write_down().await
+    }
+
+    /// Writes down which networks the sandbox is on.
+    async fn write_down(&self) -> Result<(), Error> {
+        let Some(ledger) = &self.inner.ledger else { return Ok(()) };
+        let networks = self.clone();
+        let saved = move |record: &mut SandboxRecord| {
+            record.networks = networks.locked().iter().map(SavedNetwork::of).collect();
+        };
+        ledger.update(saved).await
+    }
+
+    /// The same when it has happened already.
+    async fn note(&self) {
+        if let Err(error) = self.write_down().await {
+            tracing::error!(%error, "cannot write down the networks");
+        }
     }
 
     /// Puts every network that was joined into the VM, which runs.
@@ -172,6 +211,7 @@ impl Networks {
                 entry.in_vm = true;
                 entry.let_go_of_taps();
             }
+            self.note().await;
         }
         Ok(())
     }
@@ -245,6 +285,7 @@ impl Networks {
         let left = blocking(move || networks.inner.hosts.leave(&name, &host));
         left.await.map_err(|source| failed(format!("leave network {network}"), source))?;
         self.locked().retain(|entry| entry.network != network);
+        self.note().await;
         Ok(())
     }
 

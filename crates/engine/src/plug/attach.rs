@@ -7,6 +7,7 @@ use coracle_uvm::scsi::{DiskFormat, DiskKind, DiskRequest, ScsiMount};
 use coracle_uvm::share::{Plan9Share, VirtioFsShare};
 use coracle_uvm::vpci::{VhostUserDisk, VpciDevice};
 use coracle_uvm::{PipeMount, UtilityVm, UvmError};
+use serde::{Deserialize, Serialize};
 
 use super::spec::{Kind, PlugSpec, ShareType, VHOST_USER_DISK};
 
@@ -22,6 +23,58 @@ pub(crate) enum Handle {
     Device(VpciDevice),
     /// A device that is a disk, mounted.
     Served(VhostUserDisk),
+}
+
+/// What finds a handle again in a VM that was adopted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum HandleId {
+    Disk(u64),
+    VirtioFs(String),
+    Plan9(String),
+    Pipe(String),
+    Pmem(String),
+    Device(String),
+    /// A device that is a disk, and where it is mounted.
+    Served(String, String),
+}
+
+impl Handle {
+    pub(crate) fn id(&self) -> HandleId {
+        match self {
+            Self::Disk(mount) => HandleId::Disk(mount.id()),
+            Self::VirtioFs(share) => HandleId::VirtioFs(share.tag().to_owned()),
+            Self::Plan9(share) => HandleId::Plan9(share.name().to_owned()),
+            Self::Pipe(pipe) => HandleId::Pipe(pipe.host_path.clone()),
+            Self::Pmem(path) => HandleId::Pmem(path.clone()),
+            Self::Device(device) => HandleId::Device(device.id.clone()),
+            Self::Served(disk) => {
+                HandleId::Served(disk.device.id.clone(), disk.uvm_path.clone())
+            }
+        }
+    }
+
+    /// Finds it in a VM; none if the VM has it no more.
+    pub(crate) fn find(vm: &UtilityVm, id: &HandleId) -> Option<Self> {
+        Some(match id {
+            HandleId::Disk(id) => {
+                Self::Disk(vm.scsi_mounts().into_iter().find(|mount| mount.id() == *id)?)
+            }
+            HandleId::VirtioFs(tag) => Self::VirtioFs(vm.virtiofs_share(tag)?),
+            HandleId::Plan9(name) => Self::Plan9(vm.plan9_share(name)?),
+            HandleId::Pipe(path) => {
+                Self::Pipe(vm.pipes().into_iter().find(|pipe| pipe.host_path == *path)?)
+            }
+            HandleId::Pmem(path) => {
+                vm.vpmem_uses().contains_key(path).then(|| Self::Pmem(path.clone()))?
+            }
+            HandleId::Device(id) => Self::Device(vm.assigned_device(id)?),
+            HandleId::Served(id, uvm_path) => Self::Served(VhostUserDisk {
+                device: vm.assigned_device(id)?,
+                uvm_path: uvm_path.clone(),
+            }),
+        })
+    }
 }
 
 /// Where a thing is.

@@ -9,6 +9,7 @@
 //! the user chose, those that start later as a mount of their specification, those that run already
 //! by a mount carried into them.
 
+mod adopt;
 mod attach;
 mod spec;
 mod table;
@@ -18,23 +19,45 @@ use std::sync::{Arc, Mutex, PoisonError};
 use coracle_uvm::{UtilityVm, UvmError};
 
 use crate::error::Error;
+use crate::ledger::Ledger;
+use crate::record::SandboxRecord;
 use attach::Handle;
 use table::{Refusal, Table};
 
 pub use spec::{Kind, PlugSpec, Plugged, ShareType};
+pub use table::SavedPlug;
 
 /// What is plugged into one sandbox.
 #[derive(Debug, Clone)]
 pub struct Plugs {
     vm: UtilityVm,
+    ledger: Option<Ledger>,
     table: Arc<Mutex<Table<Handle>>>,
     /// The containers that run and see what is plugged in.
     containers: Arc<Mutex<Vec<String>>>,
 }
 
 impl Plugs {
-    pub(crate) fn new(vm: UtilityVm) -> Self {
-        Self { vm, table: Arc::default(), containers: Arc::default() }
+    pub(crate) fn new(vm: UtilityVm, ledger: Option<Ledger>) -> Self {
+        Self { vm, ledger, table: Arc::default(), containers: Arc::default() }
+    }
+
+    /// Writes down what is plugged in and what is on its way.
+    async fn write_down(&self) -> Result<(), Error> {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        let table = self.table.clone();
+        let saved = move |record: &mut SandboxRecord| {
+            let table = table.lock().unwrap_or_else(PoisonError::into_inner);
+            record.plugs = table.save(Handle::id);
+        };
+        ledger.update(saved).await
+    }
+
+    /// The same when it has happened already.
+    async fn note(&self) {
+        if let Err(error) = self.write_down().await {
+            tracing::error!(%error, "cannot write down what is plugged in");
+        }
     }
 
     /// Plugs something in and shows it in all running containers. Undone if any step fails.
@@ -52,8 +75,11 @@ impl Plugs {
     }
 
     async fn add_reserved(&self, number: u64, spec: PlugSpec) -> Result<Plugged, Error> {
-        let result = self.plug_and_show(number, &spec).await;
-        match result {
+        let result = async {
+            self.write_down().await?;
+            self.plug_and_show(number, &spec).await
+        };
+        let result = match result.await {
             Ok((plugged, handle)) => {
                 self.locked().fill(number, plugged.clone(), handle);
                 Ok(plugged)
@@ -62,7 +88,9 @@ impl Plugs {
                 self.locked().forget(number);
                 Err(error)
             }
-        }
+        };
+        self.note().await;
+        result
     }
 
     async fn plug_and_show(
@@ -105,8 +133,11 @@ impl Plugs {
             self.locked().take(kind, key).map_err(|refusal| refused(&spec, refusal))?;
         let plugs = self.clone();
         let done = tokio::spawn(async move {
-            let outcome = plugs.hide_and_unplug(&plugged, handle).await;
-            match outcome {
+            let outcome = match plugs.write_down().await {
+                Ok(()) => plugs.hide_and_unplug(&plugged, handle).await,
+                Err(error) => Err((handle, error)),
+            };
+            let outcome = match outcome {
                 Ok(()) => {
                     plugs.locked().forget(number);
                     Ok(plugged)
@@ -115,7 +146,9 @@ impl Plugs {
                     plugs.locked().put_back(number, handle);
                     Err(error)
                 }
-            }
+            };
+            plugs.note().await;
+            outcome
         });
         done.await.unwrap_or(Err(Error::Interrupted))
     }

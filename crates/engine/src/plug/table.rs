@@ -1,5 +1,8 @@
 //! What is plugged into a sandbox, and what is on its way in or out. Pure.
 
+use serde::{Deserialize, Serialize};
+
+use super::attach::HandleId;
 use super::spec::{Kind, PlugSpec, Plugged};
 
 /// One entry; `H` is what takes the thing out again.
@@ -31,6 +34,26 @@ pub(crate) enum Refusal {
     Busy,
 }
 
+/// A line of the table as it is written down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedPlug {
+    pub(crate) number: u64,
+    pub(crate) plugged: Plugged,
+    /// What takes it out again; none while somebody is at work on it.
+    pub(crate) handle: Option<HandleId>,
+}
+
+impl SavedPlug {
+    /// Whether it is there, and not on its way in or out.
+    pub(crate) fn is_there(&self) -> bool {
+        self.handle.is_some()
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
 impl<H> Default for Table<H> {
     fn default() -> Self {
         Self { entries: Vec::new(), counter: 0 }
@@ -38,6 +61,31 @@ impl<H> Default for Table<H> {
 }
 
 impl<H> Table<H> {
+    /// A table as it was written down, but for lines somebody was at work on. `handle` finds what takes
+    /// a thing out again; a thing that has none any more is forgotten.
+    pub(crate) fn restore(
+        saved: &[SavedPlug],
+        mut handle: impl FnMut(&HandleId) -> Option<H>,
+    ) -> Self {
+        let counter = saved.iter().map(|plug| plug.number).max().unwrap_or(0);
+        let entry = |plug: &SavedPlug| {
+            let found = handle(plug.handle.as_ref()?)?;
+            let plugged = plug.plugged.clone();
+            Some(Entry { number: plug.number, plugged, handle: Some(found) })
+        };
+        Self { entries: saved.iter().filter_map(entry).collect(), counter }
+    }
+
+    /// As it is written down.
+    pub(crate) fn save(&self, id: impl Fn(&H) -> HandleId) -> Vec<SavedPlug> {
+        let save = |entry: &Entry<H>| SavedPlug {
+            number: entry.number,
+            plugged: entry.plugged.clone(),
+            handle: entry.handle.as_ref().map(&id),
+        };
+        self.entries.iter().map(save).collect()
+    }
+
     /// Reserves an entry; its number is never used again in this sandbox.
     pub(crate) fn reserve(&mut self, spec: &PlugSpec) -> Result<u64, Refusal> {
         if let Some(destination) = &spec.destination {

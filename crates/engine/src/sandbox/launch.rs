@@ -10,14 +10,13 @@ use coracle_uvm::options::{ColdDisk, ColdMount};
 use coracle_uvm::timeline::Stage;
 use tokio_util::sync::CancellationToken;
 
-use super::{Holdings, LAYER, SCRATCH};
+use super::{Holdings, LAYER, Launch, SCRATCH};
 use crate::error::Error;
 use crate::network::Networks;
 use crate::plug::Plugs;
 use crate::progress::{Channelled, OnProgress};
 use crate::root::Root;
-use crate::run_dir::RunDir;
-use crate::spec::{RootFs, SandboxSpec};
+use crate::spec::RootFs;
 use crate::timeline::{Phase, Timeline};
 use crate::vm_options;
 
@@ -32,19 +31,13 @@ pub(super) struct Built {
 
 /// The straight path of [`Sandbox::launch`]; whatever it acquires is in `holdings` at once.
 pub(super) async fn build(
-    root: &Root,
-    name: &str,
-    spec: &SandboxSpec,
+    launch: &Launch<'_>,
     mut timeline: Timeline,
-    cancel: &CancellationToken,
     on_progress: OnProgress,
     holdings: &mut Holdings,
 ) -> Result<Built, Error> {
-    let run_dir = RunDir::create(root.run(), name)
-        .map_err(|source| Error::Room { name: name.to_owned(), source })?;
-    let dir = run_dir.path().to_owned();
-    holdings.run_dir = Some(run_dir);
-
+    let Launch { root, name, spec, cancel, ledger, .. } = launch;
+    let dir = root.run().join(name);
     let image = prepare_image(root, &spec.rootfs, cancel, on_progress).await?;
     let mut disks = vec![ColdDisk {
         serial: "root".to_owned(),
@@ -59,14 +52,16 @@ pub(super) async fn build(
         return Err(Error::Interrupted);
     }
 
-    let boot = |source| Error::Boot { name: name.to_owned(), source: Box::new(source) };
+    let boot = |source| Error::Boot { name: name.clone(), source: Box::new(source) };
     timeline.reach(Phase::Spawn);
-    let networks = Networks::new(root, name, spec.helper.as_deref());
+    let networks = Networks::new(root, name, spec.helper.as_deref(), ledger.clone());
     holdings.networks = Some(networks.clone());
     let booting = async {
-        let vm = UtilityVm::create_lcow(vm_options::options(root, name, spec, &dir, disks))
-            .await
-            .map_err(boot)?;
+        let mut options = vm_options::options(root, name, spec, &dir, disks);
+        if let Some(ledger) = ledger {
+            vm_options::outlive_us(&mut options.host, root, name, spec, ledger);
+        }
+        let vm = UtilityVm::create_lcow(options).await.map_err(boot)?;
         holdings.vm = Some(vm.clone());
         tokio::select! {
             started = vm.start() => started.map_err(boot).map(|()| vm),
@@ -98,7 +93,7 @@ pub(super) async fn build(
         attached = networks.attach(&vm) => attached?,
         () = cancel.cancelled() => return Err(Error::Interrupted),
     }
-    let plugs = Plugs::new(vm.clone());
+    let plugs = Plugs::new(vm.clone(), ledger.clone());
     for plug in &spec.plugs {
         tokio::select! {
             added = plugs.add(plug.clone()) => drop(added?),

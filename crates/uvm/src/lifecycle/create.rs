@@ -99,6 +99,8 @@ impl UtilityVm {
             channel,
             listeners: Mutex::new(listeners),
             guest: Mutex::new(None),
+            guest_boot: OnceLock::new(),
+            recording: Semaphore::new(1),
             output: Mutex::new(None),
             keeper: Mutex::new(keeper),
             run_dir: Mutex::new(Some(run_dir)),
@@ -121,6 +123,7 @@ impl UtilityVm {
             id,
         });
         tokio::spawn(watch::watch(machine.clone()));
+        machine.note().await;
         Ok(Self { _tie: Arc::new(Tie(machine.clone())), machine })
     }
 

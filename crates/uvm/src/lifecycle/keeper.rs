@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use coracle_bridge::channel::ChannelDir;
 use coracle_bridge::channel::keeper::{self, Keeper, KeeperError};
+use coracle_vmm::process::{PART, Process, ProcessIdentity};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
@@ -41,7 +42,9 @@ pub enum KeeperStartError {
 #[derive(Debug)]
 pub(super) enum RunningKeeper {
     Task { stop: oneshot::Sender<()>, task: JoinHandle<()> },
-    Process(Child),
+    Process(Child, ProcessIdentity),
+    /// Started by another process, which is dead.
+    Adopted(Process),
 }
 
 impl RunningKeeper {
@@ -54,6 +57,33 @@ impl RunningKeeper {
             KeeperPlacement::Task => Self::task(dir).await.map(Some),
             KeeperPlacement::Process(command) => Self::process(command, dir).await.map(Some),
             KeeperPlacement::Elsewhere => Ok(None),
+        }
+    }
+
+    /// Takes charge of the keeper that serves the folder, or starts a new one.
+    pub(super) async fn adopt(
+        known: Option<&ProcessIdentity>,
+        placement: &KeeperPlacement,
+        dir: &ChannelDir,
+    ) -> Result<Option<Self>, KeeperStartError> {
+        if matches!(placement, KeeperPlacement::Elsewhere) {
+            return Ok(None);
+        }
+        let found = known.and_then(|known| Process::find(known).ok().flatten());
+        if let Some(found) = found
+            && keeper::wait_ready(dir, READY_LIMIT).await.is_ok()
+        {
+            return Ok(Some(Self::Adopted(found)));
+        }
+        Self::start(placement, dir).await
+    }
+
+    /// Who it is, if it is a process.
+    pub(super) fn identity(&self) -> Option<ProcessIdentity> {
+        match self {
+            Self::Task { .. } => None,
+            Self::Process(_, identity) => Some(*identity),
+            Self::Adopted(process) => Some(process.identity()),
         }
     }
 
@@ -89,6 +119,7 @@ impl RunningKeeper {
             .args(arguments)
             .arg("--dir")
             .arg(dir.path())
+            .env(PART, dir.path().join("keeper"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .process_group(0)
@@ -103,7 +134,9 @@ impl RunningKeeper {
             let _ = child.kill().await;
             return Err(error);
         }
-        Ok(Self::Process(child))
+        let identity = child.id().and_then(|pid| Process::open(pid).ok());
+        let identity = identity.ok_or(KeeperStartError::Ended)?.identity();
+        Ok(Self::Process(child, identity))
     }
 
     /// Stops it and waits until it is gone, by force when it takes too long; then takes away the
@@ -122,7 +155,16 @@ impl RunningKeeper {
                     task.abort();
                 }
             }
-            Self::Process(mut child) => {
+            Self::Adopted(process) => {
+                for end in [Process::terminate, Process::kill] {
+                    // Failure means it is gone.
+                    let _ = end(&process);
+                    if timeout(limit, process.ended_unreaped()).await.is_ok() {
+                        return;
+                    }
+                }
+            }
+            Self::Process(mut child, _) => {
                 ask_to_end(&child);
                 if timeout(limit, child.wait()).await.is_err() {
                     // It cannot be gone before we have waited for it.

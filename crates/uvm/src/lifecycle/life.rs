@@ -28,6 +28,11 @@ impl Life {
         Self(watch::Sender::new(now))
     }
 
+    /// A VM that was found running; what it says is nobody's any more.
+    pub(crate) fn running() -> Self {
+        Self(watch::Sender::new(Now { state: State::Running, exit: None, output_done: true }))
+    }
+
     pub(crate) fn state(&self) -> State {
         self.0.borrow().state
     }

@@ -8,6 +8,8 @@
 //!
 //! Everything is taken down in the reverse of the order it was put up, by [`end`] alone.
 
+mod adopt;
+mod bury;
 mod create;
 mod end;
 mod keeper;
@@ -39,6 +41,7 @@ use crate::vpci::Vpci;
 use crate::vpmem::Slots;
 use life::Life;
 
+pub use bury::bury;
 pub use keeper::KeeperStartError;
 
 /// A VM ended in a way nobody asked for.
@@ -105,6 +108,10 @@ pub(crate) struct Machine {
     /// Taken by start, or by close if there was none.
     listeners: Mutex<Listeners>,
     guest: Mutex<Option<GuestConnection>>,
+    /// The guest's boot, from the handshake on.
+    pub(crate) guest_boot: OnceLock<String>,
+    /// Held by whoever writes the VM down.
+    pub(crate) recording: Semaphore,
     output: Mutex<Option<JoinHandle<()>>>,
     keeper: Mutex<Option<keeper::RunningKeeper>>,
     run_dir: Mutex<Option<run_dir::RunDir>>,
@@ -140,7 +147,13 @@ impl Machine {
         let agreed = (guest.protocol(), *guest.capabilities());
         // There is one handshake in the life of a VM.
         let _ = self.capabilities.set(agreed);
+        let _ = self.guest_boot.set(guest.boot_id().unwrap_or_default().to_owned());
         *locked(&self.guest) = Some(guest);
+    }
+
+    /// Who carries the channel, if that is a process.
+    pub(crate) fn keeper_identity(&self) -> Option<coracle_vmm::process::ProcessIdentity> {
+        locked(&self.keeper).as_ref().and_then(keeper::RunningKeeper::identity)
     }
 
     pub(crate) fn cold_disks(&self) -> &[ColdDisk] {

@@ -32,6 +32,11 @@ impl RunDir {
         Ok(Self { path, ours })
     }
 
+    /// The folder of a VM that was adopted: it was made for it, and goes with it.
+    pub(super) fn of_adopted(path: PathBuf) -> Self {
+        Self { path, ours: true }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

@@ -81,6 +81,7 @@ impl Machine {
             race.run("mount the disks", disks::mount_all(self)).await??;
             self.clock.mark(Stage::Disks);
         }
+        self.note().await;
         match self.life.take(Event::Started) {
             Ok(_) => Ok(()),
             // The VM ended in this very moment, or somebody closed it.
@@ -114,6 +115,22 @@ impl Machine {
         });
         *locked(&self.output) = Some(task);
         Ok(())
+    }
+
+    /// Logs what the guest says, connection after connection, until the VM ends.
+    pub(super) fn take_log_again(self: &Arc<Self>, listener: ChannelListener) {
+        let machine = self.clone();
+        tokio::spawn(async move {
+            let handled = async {
+                while let Ok(stream) = listener.accept().await {
+                    output::parse(stream, |entry| output::log(&machine.id, &entry)).await;
+                }
+            };
+            tokio::select! {
+                () = handled => {}
+                _ = machine.life.until_exit() => {}
+            }
+        });
     }
 
     /// Accepts the agent's one connection and agrees on a version with it.

@@ -56,8 +56,17 @@ impl Machine {
             why: format!("cannot pass on its descriptor: {source}"),
         })?;
         let card = Card { id: nic.device(), mac: nic.mac, source: passed };
-        let plugged = self.vm.plug(Device::Nic(card)).await;
-        plugged.map_err(|error| failed(ModifyError::Adding(error)))?;
+        locked(&self.spaces).arrive(namespace, &described.id, nic.clone());
+        let plugged = async {
+            self.intend("add a network endpoint").await?;
+            let plugged = self.vm.plug(Device::Nic(card)).await;
+            plugged.map_err(|error| failed(ModifyError::Adding(error)))
+        };
+        if let Err(error) = plugged.await {
+            locked(&self.spaces).forget(namespace, &described.id);
+            self.note().await;
+            return Err(error);
+        }
         if self.guest_knows_networks() {
             let adapter = adapter(namespace, &nic, endpoint);
             if let Err(source) = self.ask_guest(Verb::Add, Resource::Network(adapter)).await {
@@ -65,10 +74,13 @@ impl Machine {
                 if let Err(error) = undone {
                     tracing::error!(%error, "a network card the guest refuses stays plugged in");
                 }
+                locked(&self.spaces).forget(namespace, &described.id);
+                self.note().await;
                 return Err(failed(source));
             }
         }
-        locked(&self.spaces).fill(namespace, &described.id, nic);
+        locked(&self.spaces).settle(namespace, &described.id);
+        self.note().await;
         Ok(true)
     }
 
@@ -81,6 +93,28 @@ impl Machine {
         let _turn = self.network_turn().await;
         locked(&self.spaces).of(namespace)?;
         self.remove_all(namespace, endpoints.iter()).await
+    }
+
+    /// Takes away endpoints that were on their way in or out when this VM's former owner died.
+    pub(crate) async fn remove_leftovers(
+        &self,
+        namespace: &str,
+        endpoints: &[String],
+    ) -> Result<()> {
+        for endpoint in endpoints {
+            let nic = locked(&self.spaces).of(namespace)?.get(endpoint).cloned();
+            if let Some(nic) = nic {
+                let adapter = NetworkAdapter {
+                    namespace_id: key(namespace),
+                    id: nic.id.to_string(),
+                    ..NetworkAdapter::default()
+                };
+                self.forget_in_guest(endpoint, Resource::Network(adapter)).await;
+                self.unplug_leftover(&nic.device()).await;
+            }
+            locked(&self.spaces).forget(namespace, endpoint);
+        }
+        Ok(())
     }
 
     pub(super) async fn remove_net_ns(&self, namespace: &str) -> Result<()> {
@@ -106,10 +140,19 @@ impl Machine {
         for endpoint in endpoints {
             let nic = locked(&self.spaces).of(namespace)?.get(endpoint).cloned();
             let Some(nic) = nic else { continue };
-            match self.remove_endpoint(namespace, endpoint, &nic).await {
+            locked(&self.spaces).leave(namespace, endpoint);
+            let removed = async {
+                self.intend("remove a network endpoint").await?;
+                self.remove_endpoint(namespace, endpoint, &nic).await
+            };
+            match removed.await {
                 Ok(()) => locked(&self.spaces).forget(namespace, endpoint),
-                Err(error) => outcome = outcome.and(Err(error)),
+                Err(error) => {
+                    locked(&self.spaces).settle(namespace, endpoint);
+                    outcome = outcome.and(Err(error));
+                }
             }
+            self.note().await;
         }
         outcome
     }

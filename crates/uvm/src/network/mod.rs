@@ -65,7 +65,9 @@ impl UtilityVm {
     /// [`crate::UvmError::NetNsAlreadyAttached`]; the VM does not run.
     #[doc(alias = "AddNetNS")]
     pub async fn add_net_ns(&self, id: &str) -> Result<()> {
-        self.machine.add_net_ns(id)
+        self.machine.add_net_ns(id)?;
+        self.machine.note().await;
+        Ok(())
     }
 
     /// Removes the namespace and all its endpoints. There being none is success. What could be removed

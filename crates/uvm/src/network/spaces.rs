@@ -1,22 +1,25 @@
 //! Which endpoints are in which namespace. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_vmm::{DeviceId, MacAddress};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::errors::UvmError;
 
 /// The namespaces of a VM.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Spaces {
     counter: u64,
     /// By id in lower case, then by the endpoint's id in lower case.
     spaces: BTreeMap<String, BTreeMap<String, Nic>>,
+    /// On their way in or out, by namespace and endpoint: whoever restores this takes them away.
+    underway: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// A card that is plugged in for an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Nic {
     /// How the guest knows it: not the endpoint's id, which may be elsewhere too.
     pub(crate) id: Uuid,
@@ -96,18 +99,38 @@ impl Spaces {
         Ok(Some(Nic { id: Uuid::new_v4(), number: self.counter, mac }))
     }
 
-    /// The card is plugged in, and the guest has it.
-    pub(crate) fn fill(&mut self, namespace: &str, endpoint: &str, nic: Nic) {
+    /// The card is about to be plugged in.
+    pub(crate) fn arrive(&mut self, namespace: &str, endpoint: &str, nic: Nic) {
+        self.leave(namespace, endpoint);
         if let Some(there) = self.spaces.get_mut(&key(namespace)) {
             there.insert(key(endpoint), nic);
         }
     }
 
+    /// The card is about to be unplugged.
+    pub(crate) fn leave(&mut self, namespace: &str, endpoint: &str) {
+        self.underway.entry(key(namespace)).or_default().insert(key(endpoint));
+    }
+
+    /// The card is plugged in, and the guest has it; or it is so still.
+    pub(crate) fn settle(&mut self, namespace: &str, endpoint: &str) {
+        if let Some(there) = self.underway.get_mut(&key(namespace)) {
+            there.remove(&key(endpoint));
+        }
+    }
+
     /// The card is unplugged.
     pub(crate) fn forget(&mut self, namespace: &str, endpoint: &str) {
+        self.settle(namespace, endpoint);
         if let Some(there) = self.spaces.get_mut(&key(namespace)) {
             there.remove(&key(endpoint));
         }
+    }
+
+    /// Namespaces and endpoints that are on their way in or out.
+    pub(crate) fn underway(&self) -> Vec<(String, Vec<String>)> {
+        let all = self.underway.iter().filter(|(_, endpoints)| !endpoints.is_empty());
+        all.map(|(id, endpoints)| (id.clone(), endpoints.iter().cloned().collect())).collect()
     }
 
     /// Forgets a namespace that has no endpoints any more.
@@ -134,7 +157,8 @@ mod tests {
         spaces.add("Ab").unwrap();
         assert!(matches!(spaces.add("aB"), Err(UvmError::NetNsAlreadyAttached)));
         let nic = spaces.reserve("AB", "E1", "02-00-00-00-00-01").unwrap().unwrap();
-        spaces.fill("ab", "E1", nic);
+        spaces.arrive("ab", "E1", nic);
+        spaces.settle("ab", "E1");
         assert_eq!(spaces.reserve("ab", "e1", "02:00:00:00:00:01").unwrap(), None);
         assert_eq!(spaces.list()["ab"], ["e1"]);
         spaces.remove("ab");
@@ -150,7 +174,7 @@ mod tests {
         spaces.add("n").unwrap();
         spaces.add("m").unwrap();
         let nic = spaces.reserve("n", "a", "02:00:00:00:00:01").unwrap().unwrap();
-        spaces.fill("n", "a", nic);
+        spaces.arrive("n", "a", nic);
         let refused = |spaces: &mut Spaces, id: &str, mac: &str| {
             spaces.reserve("m", id, mac).unwrap_err().to_string()
         };

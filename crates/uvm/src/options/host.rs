@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use coracle_vmm::{Accel, User};
 
+use crate::record::Recorder;
+
 /// How the host runs the VM. The default suits a program that embeds one: everything in a run
 /// folder of its own, the channel kept by a task, the VM dead when its owner is.
 #[derive(Debug, Clone)]
@@ -46,6 +48,8 @@ pub struct HostOptions {
     pub hostname: Option<String>,
     /// The file system of a root image, as `mount -t` names it. Default: `erofs`.
     pub root_filesystem: String,
+    /// Where the VM is written down, so that it can be adopted when this process dies. None: nowhere.
+    pub recorder: Option<Arc<dyn Recorder>>,
     /// The limit for create. Default 4 minutes, or `HCSSHIM_TIMEOUT_SYSTEMCREATE` in seconds.
     pub create_timeout: Duration,
     /// The limit for everything start does. Default 2 minutes, or
@@ -78,6 +82,7 @@ impl Default for HostOptions {
             cold_disks: Vec::new(),
             hostname: None,
             root_filesystem: "erofs".to_owned(),
+            recorder: None,
             create_timeout: seconds(variable("HCSSHIM_TIMEOUT_SYSTEMCREATE"), 240),
             start_timeout: seconds(variable("HCSSHIM_TIMEOUT_SYSTEMSTART"), 120),
             device_timeout: Duration::from_secs(30),

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use crate::errors::{Result, UvmError};
 
 pub(crate) use fate::Outcome;
-pub(crate) use shelf::{Released, Reserved, Shelf};
+pub(crate) use shelf::{Released, Reserved, Saved, Shelf};
 
 /// Runs `work` on a task of its own and returns what it gives. When the caller has gone by then,
 /// `unwanted` gets the result and gives it back.

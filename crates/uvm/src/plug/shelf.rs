@@ -17,7 +17,20 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::fate::{Fate, Verdict};
+
+/// A thing as it is written down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Saved<K, V> {
+    pub(crate) key: K,
+    pub(crate) value: V,
+    pub(crate) references: u32,
+    /// It was on its way in or out: whoever finds it so takes it away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_underway: bool,
+}
 
 /// What is on the shelf, by key. `V` is what was chosen for a thing when it was reserved: its place.
 #[derive(Debug)]
@@ -161,6 +174,39 @@ impl<K: Ord + Clone, V: Clone> Shelf<K, V> {
         }
     }
 
+    /// Everything on the shelf as it is now.
+    pub(crate) fn save(&self) -> Vec<Saved<K, V>> {
+        let save = |(key, thing): (&K, &Thing<V>)| {
+            let (references, is_underway) = match thing.stage {
+                Stage::Arriving { references, .. } => (references, true),
+                Stage::Present { references } => (references, false),
+                Stage::Leaving { .. } => (1, true),
+            };
+            Saved { key: key.clone(), value: thing.value.clone(), references, is_underway }
+        };
+        self.things.iter().map(save).collect()
+    }
+
+    /// A shelf as it was written down. What was underway is there with one reference, which whoever
+    /// restores it has to give back.
+    pub(crate) fn restore(saved: &[Saved<K, V>]) -> Self {
+        let there = |thing: &Saved<K, V>| {
+            let references = if thing.is_underway { 1 } else { thing.references.max(1) };
+            let stage = Stage::Present { references };
+            (thing.key.clone(), Thing { value: thing.value.clone(), stage })
+        };
+        Self { things: saved.iter().map(there).collect() }
+    }
+
+    /// How often each thing that is there is referenced.
+    pub(crate) fn counted(&self) -> Vec<(K, u32)> {
+        let counted = |(key, thing): (&K, &Thing<V>)| match thing.stage {
+            Stage::Present { references } => Some((key.clone(), references)),
+            Stage::Arriving { .. } | Stage::Leaving { .. } => None,
+        };
+        self.things.iter().filter_map(counted).collect()
+    }
+
     /// Everything on the shelf, whatever becomes of it: what is leaving still takes its place.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.things.iter().map(|(key, thing)| (key, &thing.value))
@@ -215,6 +261,27 @@ mod tests {
         assert!(matches!(shelf.release(&"d"), Released::Last(7)));
         shelf.depart(&"d", &Ok(()));
         assert!(matches!(shelf.release(&"d"), Released::Absent));
+    }
+
+    #[test]
+    fn what_was_on_its_way_is_restored_as_one_reference_to_give_back() {
+        let mut shelf = Plain::default();
+        for key in ["there", "leaving"] {
+            reserve(&mut shelf, key);
+            shelf.settle(&key, &Ok(()));
+        }
+        reserve(&mut shelf, "there");
+        reserve(&mut shelf, "arriving");
+        reserve(&mut shelf, "arriving");
+        shelf.release(&"leaving");
+        let saved = shelf.save();
+        let underway: Vec<_> = saved.iter().filter(|s| s.is_underway).map(|s| s.key).collect();
+        assert_eq!(underway, ["arriving", "leaving"]);
+        let mut restored = Plain::restore(&saved);
+        assert_eq!(restored.references(&"there"), 2);
+        for key in underway {
+            assert!(matches!(restored.release(&key), Released::Last(7)));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use coracle_bridge::message::{CoracleDisk, MappedVirtualDisk, Resource, Verb};
 use coracle_vmm::{Device, DeviceId, Disk, DiskFormat, DiskPlace, VmmError};
 
-use super::desk::{Attached, Mounted};
+use super::desk::{Attached, Mounted, SavedDesk};
 use super::{DiskKind, DiskRequest};
 use crate::errors::{Result, UvmError};
 use crate::lifecycle::{Machine, locked};
@@ -28,8 +28,11 @@ impl Machine {
                 }
                 Reserved::Leaving(fate) => drop(fate.wait().await),
                 Reserved::First(disk) => {
-                    let plugged = self.plug_disk(request, &disk).await;
-                    return share(plugged, |outcome| {
+                    let plugged = async {
+                        self.intend("attach a SCSI disk").await?;
+                        self.plug_disk(request, &disk).await
+                    };
+                    return share(plugged.await, |outcome| {
                         locked(&self.scsi).disks.settle(path, outcome);
                     })
                     .map(|()| disk);
@@ -84,11 +87,13 @@ impl Machine {
                 }
                 Reserved::Leaving(fate) => drop(fate.wait().await),
                 Reserved::First(_) => {
-                    let asked = self
-                        .ask_guest(Verb::Add, mapped(disk, path, request, false))
-                        .await
-                        .map_err(|source| failed_add(&request.host_path, source));
-                    return share(asked, |outcome| {
+                    let asked = async {
+                        self.intend("mount a SCSI disk").await?;
+                        self.ask_guest(Verb::Add, mapped(disk, path, request, false))
+                            .await
+                            .map_err(|source| failed_add(&request.host_path, source))
+                    };
+                    return share(asked.await, |outcome| {
                         locked(&self.scsi).mounts.settle(path, outcome);
                     });
                 }
@@ -115,44 +120,100 @@ impl Machine {
         let disk = locked(&self.scsi).disks.get(&mount.host_path).cloned();
         // A mount holds a reference to its disk.
         let Some(disk) = disk else { return Ok(()) };
-        let request = DiskRequest {
-            host_path: mount.host_path.clone(),
-            kind: DiskKind::Physical,
-            guest_path: guest_path.to_owned(),
-            read_only: mount.read_only,
-            filesystem: String::new(),
+        let request = DiskRequest::mounted(mount, guest_path);
+        let asked = async {
+            self.intend("unmount a SCSI disk").await?;
+            self.ask_guest(Verb::Remove, mapped(&disk, guest_path, &request, true))
+                .await
+                .map_err(|source| failed_remove(&mount.host_path, source))
         };
-        let asked = self
-            .ask_guest(Verb::Remove, mapped(&disk, guest_path, &request, true))
-            .await
-            .map_err(|source| failed_remove(&mount.host_path, source));
         let path = guest_path.to_owned();
-        share(asked, |outcome| locked(&self.scsi).mounts.depart(&path, outcome))
+        share(asked.await, |outcome| locked(&self.scsi).mounts.depart(&path, outcome))
     }
 
     /// Has the guest let go of the disk, then unplugs it. The guest is asked even if it never
     /// mounted the disk: pulling out a disk that it knows confuses it, and the slot is soon reused.
     pub(super) async fn detach_disk(&self, host_path: &str, disk: &Attached) -> Result<()> {
-        let (path, unplugged) = (host_path.to_owned(), self.unplug_disk(host_path, disk).await);
-        share(unplugged, |outcome| locked(&self.scsi).disks.depart(&path, outcome))
+        let path = host_path.to_owned();
+        let unplugged = async {
+            self.intend("detach a SCSI disk").await?;
+            self.unplug_disk(host_path, disk).await
+        };
+        share(unplugged.await, |outcome| locked(&self.scsi).disks.depart(&path, outcome))
+    }
+
+    /// Takes away disks and mounts that were on their way in or out when this VM's former owner died,
+    /// and references of which nobody was told. The guest may never have heard of them.
+    pub(crate) async fn clear_scsi(&self, saved: &SavedDesk) {
+        let (mounts, disks) = saved.underway();
+        for (path, mount) in mounts {
+            let released = locked(&self.scsi).mounts.release(&path);
+            let disk = locked(&self.scsi).disks.get(&mount.host_path).cloned();
+            if let (Released::Last(_), Some(disk)) = (released, disk) {
+                let request = DiskRequest::mounted(&mount, &path);
+                self.forget_in_guest(&path, mapped(&disk, &path, &request, true)).await;
+            }
+            locked(&self.scsi).mounts.depart(&path, &Ok(()));
+        }
+        for (path, disk) in disks {
+            if matches!(locked(&self.scsi).disks.release(&path), Released::Last(_)) {
+                self.forget_in_guest(&path, ejected(&disk)).await;
+                self.unplug_leftover(&device_id(&disk)).await;
+                locked(&self.scsi).disks.depart(&path, &Ok(()));
+            }
+        }
+        let (mounts, disks) = locked(&self.scsi).surplus();
+        for path in mounts {
+            let released = locked(&self.scsi).mounts.release(&path);
+            if let Released::Last(mount) = released
+                && let Err(error) = self.unmount_disk(&path, &mount).await
+            {
+                tracing::error!(path, %error, "a mount nobody was told of stays");
+            }
+        }
+        for path in disks {
+            let released = locked(&self.scsi).disks.release(&path);
+            if let Released::Last(disk) = released
+                && let Err(error) = self.detach_disk(&path, &disk).await
+            {
+                tracing::error!(path, %error, "a disk nobody was told of stays");
+            }
+        }
     }
 
     async fn unplug_disk(&self, host_path: &str, disk: &Attached) -> Result<()> {
-        let eject = Resource::MappedVirtualDisk(MappedVirtualDisk {
-            lun: disk.slot.lun,
-            controller: disk.slot.controller,
-            coracle: Some(CoracleDisk { serial: disk.serial.clone(), ..CoracleDisk::default() }),
-            ..MappedVirtualDisk::default()
-        });
         let failed = |source| failed_remove(host_path, source);
         if self.guest().is_some() {
-            self.ask_guest(Verb::Remove, eject).await.map_err(failed)?;
+            self.ask_guest(Verb::Remove, ejected(disk)).await.map_err(failed)?;
         }
         match self.vm.unplug(&device_id(disk), self.host.device_timeout).await {
             Ok(()) | Err(VmmError::UnknownDevice { .. }) => Ok(()),
             Err(source) => Err(failed(ModifyError::Removing(source))),
         }
     }
+}
+
+impl DiskRequest {
+    /// What a mount that is there was asked for with, as far as its end needs to know.
+    fn mounted(mount: &Mounted, guest_path: &str) -> Self {
+        Self {
+            host_path: mount.host_path.clone(),
+            kind: DiskKind::Physical,
+            guest_path: guest_path.to_owned(),
+            read_only: mount.read_only,
+            filesystem: String::new(),
+        }
+    }
+}
+
+/// Lets go of the whole disk.
+fn ejected(disk: &Attached) -> Resource {
+    Resource::MappedVirtualDisk(MappedVirtualDisk {
+        lun: disk.slot.lun,
+        controller: disk.slot.controller,
+        coracle: Some(CoracleDisk { serial: disk.serial.clone(), ..CoracleDisk::default() }),
+        ..MappedVirtualDisk::default()
+    })
 }
 
 fn mapped(disk: &Attached, guest_path: &str, request: &DiskRequest, keep: bool) -> Resource {

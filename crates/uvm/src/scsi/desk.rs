@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::slots::{Slot, first_free};
 use crate::errors::UvmError;
-use crate::plug::{Reserved, Shelf};
+use crate::plug::{Reserved, Saved, Shelf};
 
 /// A disk as it was attached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Attached {
     pub(crate) slot: Slot,
     /// The name of this attachment, never used again: the guest's serial and the device's id.
@@ -20,14 +22,14 @@ pub(crate) struct Attached {
 }
 
 /// A mount as it was made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mounted {
     pub(crate) host_path: String,
     pub(crate) read_only: bool,
 }
 
 /// One add that was not removed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Use {
     pub(crate) host_path: String,
     /// Where it is mounted for this use.
@@ -35,8 +37,8 @@ pub(crate) struct Use {
 }
 
 /// Names a use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct UseId(u64);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct UseId(pub(crate) u64);
 
 /// The SCSI disks of a VM.
 #[derive(Debug, Default)]
@@ -48,7 +50,79 @@ pub(crate) struct Desk {
     counter: u64,
 }
 
+/// The disks as they are written down.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct SavedDesk {
+    disks: Vec<Saved<String, Attached>>,
+    mounts: Vec<Saved<String, Mounted>>,
+    uses: BTreeMap<u64, Use>,
+    counter: u64,
+}
+
+impl SavedDesk {
+    /// The slots that are taken.
+    pub(crate) fn slots(&self) -> Vec<Slot> {
+        self.disks.iter().map(|disk| disk.value.slot).collect()
+    }
+
+    /// Mounts and then disks that were on their way in or out.
+    pub(crate) fn underway(&self) -> (Vec<(String, Mounted)>, Vec<(String, Attached)>) {
+        let mounts = self.mounts.iter().filter(|mount| mount.is_underway);
+        let disks = self.disks.iter().filter(|disk| disk.is_underway);
+        (
+            mounts.map(|mount| (mount.key.clone(), mount.value.clone())).collect(),
+            disks.map(|disk| (disk.key.clone(), disk.value.clone())).collect(),
+        )
+    }
+}
+
 impl Desk {
+    pub(crate) fn save(&self) -> SavedDesk {
+        SavedDesk {
+            disks: self.disks.save(),
+            mounts: self.mounts.save(),
+            uses: self.uses.iter().map(|(id, used)| (id.0, used.clone())).collect(),
+            counter: self.counter,
+        }
+    }
+
+    /// As it was written down. A use is noted after its disk has arrived, so a disk or a mount may
+    /// have more references than uses; [`Desk::surplus`] tells.
+    pub(crate) fn restore(saved: &SavedDesk) -> Self {
+        Self {
+            disks: Shelf::restore(&saved.disks),
+            mounts: Shelf::restore(&saved.mounts),
+            uses: saved.uses.iter().map(|(id, used)| (UseId(*id), used.clone())).collect(),
+            counter: saved.counter,
+        }
+    }
+
+    /// References that no use accounts for: mounts, and disks, each as often as it is one too many.
+    pub(crate) fn surplus(&self) -> (Vec<String>, Vec<String>) {
+        let of = |path: &String| self.uses.values().filter(|u| u.host_path == *path).count();
+        let at = |path: &String| {
+            self.uses.values().filter(|u| u.guest_path.as_ref() == Some(path)).count()
+        };
+        let beyond = |counted: Vec<(String, u32)>, used: &dyn Fn(&String) -> usize| {
+            let times = |(path, references): (String, u32)| {
+                let surplus = usize::try_from(references).unwrap_or(0).saturating_sub(used(&path));
+                std::iter::repeat_n(path, surplus)
+            };
+            counted.into_iter().flat_map(times).collect()
+        };
+        (beyond(self.mounts.counted(), &at), beyond(self.disks.counted(), &of))
+    }
+
+    /// The uses there are.
+    pub(crate) fn uses(&self) -> Vec<UseId> {
+        self.uses.keys().copied().collect()
+    }
+
+    /// A use, looked at.
+    pub(crate) fn used(&self, id: UseId) -> Option<&Use> {
+        self.uses.get(&id)
+    }
+
     /// The serial by which the guest finds a disk that is there.
     pub(crate) fn serial_of(&self, host_path: &str) -> Option<String> {
         self.disks.get(&host_path.to_owned()).map(|disk| disk.serial.clone())

@@ -23,7 +23,7 @@ use crate::plug::{Released, to_the_end};
 use desk::UseId;
 
 pub use coracle_vmm::DiskFormat;
-pub(crate) use desk::Desk;
+pub(crate) use desk::{Desk, SavedDesk};
 
 /// Who may open a disk's file (seed `VMAccessType`).
 ///
@@ -86,6 +86,11 @@ pub struct ScsiMount {
 }
 
 impl ScsiMount {
+    /// Names this use among those of its VM, also to a later owner.
+    pub fn id(&self) -> u64 {
+        self.id.0
+    }
+
     /// Ends this use: the mount goes with its last use, and so does the attachment.
     ///
     /// # Errors
@@ -177,7 +182,12 @@ impl UtilityVm {
     /// As [`UtilityVm::add_scsi`].
     pub async fn add_disk(&self, request: DiskRequest) -> Result<ScsiMount> {
         let vm = self.clone();
-        let add = async move { vm.add_disk_to_the_end(request).await };
+        let add = async move {
+            let machine = vm.machine.clone();
+            let added = vm.add_disk_to_the_end(request).await;
+            machine.note().await;
+            added
+        };
         to_the_end(add, |nobodys: ScsiMount| async move {
             // It logs what goes wrong.
             let _ = nobodys.release().await;
@@ -229,6 +239,25 @@ impl UtilityVm {
         locked(&self.machine.scsi).guest_path(host_path).ok_or(UvmError::NotAttached)
     }
 
+    /// The handles of all uses there are: for who has adopted the VM.
+    pub fn scsi_mounts(&self) -> Vec<ScsiMount> {
+        let desk = locked(&self.machine.scsi);
+        let handle = |id: UseId| {
+            let used = desk.used(id)?;
+            let slot = desk.disks.get(&used.host_path)?.slot;
+            let there = desk.guest_path(&used.host_path).unwrap_or_default();
+            Some(ScsiMount {
+                host_path: used.host_path.clone(),
+                uvm_path: used.guest_path.clone().unwrap_or(there),
+                controller: slot.controller,
+                lun: slot.lun,
+                vm: self.clone(),
+                id,
+            })
+        };
+        desk.uses().into_iter().filter_map(handle).collect()
+    }
+
     /// Ends a use that was taken off the desk.
     async fn end_use(&self, (id, used): (UseId, desk::Use)) -> Result<()> {
         let machine = self.machine.clone();
@@ -242,6 +271,7 @@ impl Machine {
         if done.is_err() {
             locked(&self.scsi).put_back(id, used);
         }
+        self.note().await;
         done
     }
 

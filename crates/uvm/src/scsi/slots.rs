@@ -8,7 +8,9 @@ pub const MAX_CONTROLLERS: u8 = 4;
 pub const UNITS_PER_CONTROLLER: u8 = 64;
 
 /// The slot of a SCSI disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Slot {
     /// The controller, 0 to 3.
     pub controller: u8,

@@ -17,7 +17,7 @@ use rustix::net::{Shutdown, shutdown};
 use tokio::process::Command;
 
 use super::sidecar::Sidecar;
-use super::{Server, ServerError};
+use super::{Facts, Kind, Server, ServerError, part};
 use crate::errors::{Result, UvmError};
 use crate::lifecycle::{Machine, UtilityVm, locked};
 use crate::options::ShareServers;
@@ -60,6 +60,20 @@ impl Plan9Share {
 }
 
 impl UtilityVm {
+    /// The handle of a 9P share that is there, by its name: for who has adopted the VM.
+    pub fn plan9_share(&self, name: &str) -> Option<Plan9Share> {
+        let shares = locked(&self.machine.shares);
+        let there = shares.there.get(&server_name(name))?;
+        let Kind::Plan9 { port, .. } = there.facts.kind else { return None };
+        Some(Plan9Share {
+            name: name.to_owned(),
+            uvm_path: there.facts.uvm_path.clone(),
+            port,
+            vm: self.clone(),
+            server: there.server.clone()?,
+        })
+    }
+
     /// Shares a directory of the host by 9P.
     ///
     /// With `restrict`, only `allowed_names` exist in it. Nothing outside the directory can be
@@ -111,18 +125,36 @@ impl UtilityVm {
         };
         let name = number.to_string();
         let port = FIRST_PORT + u32::try_from(number).unwrap_or(u32::MAX - FIRST_PORT);
-        let failed = |source| UvmError::Share { path: wanted.host_path.clone().into(), source };
-        let server = machine.serve_plan9(&wanted, port).await.map_err(failed)?;
-        let server = Arc::new(server);
-        locked(&machine.shares).servers.insert(server_name(&name), server.clone());
-        let mount = directory(&wanted.uvm_path, port, &name, wanted.read_only);
-        if let Err(source) = machine.ask_guest(Verb::Add, mount).await {
-            machine.end_plan9(&name, port).await;
-            let operation = "failed to add plan9 share";
-            return Err(UvmError::Modify { operation, object: wanted.host_path, source });
+        let key = server_name(&name);
+        let facts = Facts {
+            kind: Kind::Plan9 { name: name.clone(), port },
+            uvm_path: wanted.uvm_path.clone(),
+            mount_path: wanted.uvm_path.clone(),
+            server: None,
+            is_underway: true,
+        };
+        locked(&machine.shares).arrive(&key, facts);
+        let made = async {
+            machine.intend("add a 9P share").await?;
+            let failed = |source| UvmError::Share { path: wanted.host_path.clone().into(), source };
+            let server = machine.serve_plan9(&wanted, port).await.map_err(failed)?;
+            let server = Arc::new(server);
+            locked(&machine.shares).serve(&key, server.clone());
+            let mount = directory(&wanted.uvm_path, port, &name, wanted.read_only);
+            machine.ask_guest(Verb::Add, mount).await.map_err(|source| {
+                let operation = "failed to add plan9 share";
+                UvmError::Modify { operation, object: wanted.host_path.clone(), source }
+            })?;
+            Ok(server)
+        };
+        let made: Result<Arc<Server>> = made.await;
+        match &made {
+            Ok(_) => locked(&machine.shares).mark(&key, false),
+            Err(_) => machine.end_plan9(&name, port).await,
         }
-        let uvm_path = wanted.uvm_path;
-        Ok(Plan9Share { name, uvm_path, port, vm: self, server })
+        machine.note().await;
+        let uvm_path = wanted.uvm_path.clone();
+        Ok(Plan9Share { name, uvm_path, port, server: made?, vm: self })
     }
 
     /// Removes a share: the guest unmounts, the server is ended.
@@ -136,16 +168,26 @@ impl UtilityVm {
         let (name, port, path) = (share.name.clone(), share.port, share.uvm_path.clone());
         let remove = async move {
             machine.running_guest("remove a 9P share")?;
-            if !locked(&machine.shares).servers.contains_key(&server_name(&name)) {
+            let key = server_name(&name);
+            if locked(&machine.shares).server(&key).is_none() {
                 return Err(UvmError::NotAttached);
             }
-            let unmount = directory(&path, port, &name, false);
-            machine.ask_guest(Verb::Remove, unmount).await.map_err(|source| {
-                let operation = "failed to remove plan9 share";
-                UvmError::Modify { operation, object: path.clone(), source }
-            })?;
-            machine.end_plan9(&name, port).await;
-            Ok(())
+            locked(&machine.shares).mark(&key, true);
+            let removed = async {
+                machine.intend("remove a 9P share").await?;
+                let unmount = directory(&path, port, &name, false);
+                machine.ask_guest(Verb::Remove, unmount).await.map_err(|source| {
+                    let operation = "failed to remove plan9 share";
+                    UvmError::Modify { operation, object: path.clone(), source }
+                })
+            };
+            let removed = removed.await;
+            match removed {
+                Ok(()) => machine.end_plan9(&name, port).await,
+                Err(_) => locked(&machine.shares).mark(&key, false),
+            }
+            machine.note().await;
+            removed
         };
         to_the_end(remove, |()| async {}).await
     }
@@ -165,7 +207,7 @@ fn server_name(name: &str) -> String {
     format!("9p-{name}")
 }
 
-fn directory(path: &str, port: u32, name: &str, read_only: bool) -> Resource {
+pub(super) fn directory(path: &str, port: u32, name: &str, read_only: bool) -> Resource {
     Resource::MappedDirectory(MappedDirectory {
         mount_path: path.to_owned(),
         port,
@@ -198,7 +240,7 @@ impl Machine {
             ShareServers::Process(command) => {
                 // What is wrong with the directory is better said here than by a process that ends.
                 Export::new(Path::new(&wanted.host_path))?;
-                self.plan9_process(command, wanted, listener).map(Server::Process)
+                self.plan9_process(command, wanted, port, listener).map(Server::Process)
             }
         };
         if served.is_err() {
@@ -212,6 +254,7 @@ impl Machine {
         &self,
         command: &[String],
         wanted: &Wanted,
+        port: u32,
         listener: UnixListener,
     ) -> Result<Sidecar, ServerError> {
         let spawn_failed = |source| ServerError::Spawn { command: command.join(" "), source };
@@ -232,6 +275,9 @@ impl Machine {
             }
         }
         sidecar.arg("--").arg(&wanted.host_path);
+        let (variable, value) =
+            part(self.channel.path(), &server_name(&(port - FIRST_PORT).to_string()));
+        sidecar.env(variable, value);
         sidecar.stdin(Stdio::from(OwnedFd::from(listener))).process_group(0);
         Sidecar::start(sidecar).map_err(spawn_failed)
     }

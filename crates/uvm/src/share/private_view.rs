@@ -16,6 +16,8 @@ use std::process::Stdio;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use coracle_vmm::process::stderr_pipe;
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 
 use super::ServerError;
@@ -38,12 +40,15 @@ pub(super) async fn spawn(
     name: &str,
     listener: UnixListener,
     view: View,
-) -> Result<Child, ServerError> {
+) -> Result<(Child, Receiver), ServerError> {
     let mut command = Command::new(program);
     // With a socket's path instead of its descriptor, Debian 12's leaves a file in /run.
     command.arg("--fd=0").stdin(Stdio::from(OwnedFd::from(listener)));
-    command.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+    let (variable, value) = super::part(folder, name);
+    command.env(variable, value).stdout(Stdio::null()).process_group(0);
     let failed = |source| ServerError::Spawn { command: program.display().to_string(), source };
+    let (stderr, complaints) = stderr_pipe().map_err(failed)?;
+    command.stderr(Stdio::from(stderr));
     let serve = |command: &mut Command, directory: &Path| {
         let mut source = OsString::from("source=");
         source.push(directory);
@@ -51,7 +56,7 @@ pub(super) async fn spawn(
     };
     if let View::Plain(directory) = &view {
         serve(&mut command, directory);
-        return command.spawn().map_err(failed);
+        return command.spawn().map(|child| (child, complaints)).map_err(failed);
     }
     let point = point(folder, name);
     serve(&mut command, &point);
@@ -73,7 +78,7 @@ pub(super) async fn spawn(
     if spawned.is_err() {
         remove(folder, name);
     }
-    spawned
+    spawned.map(|child| (child, complaints))
 }
 
 /// The mount point of a view: on the host an empty folder.

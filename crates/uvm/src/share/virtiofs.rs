@@ -12,7 +12,7 @@ use coracle_vmm::{Device, DeviceId, Share, VmmError};
 
 use super::private_view::{self, View};
 use super::sidecar::Sidecar;
-use super::{Server, ServerError, split};
+use super::{Facts, Kind, Server, ServerError, split};
 use crate::errors::{Result, UvmError};
 use crate::lifecycle::{Machine, UtilityVm, locked};
 use crate::modify::ModifyError;
@@ -41,6 +41,11 @@ pub struct VirtioFsShare {
 }
 
 impl VirtioFsShare {
+    /// The tag of its device, by which a later owner finds it.
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
     /// Whether virtiofsd has died: whoever touches the share in the guest waits for ever. QEMU cannot
     /// take a new one for the device, so all that is left is to end the VM.
     pub fn is_broken(&self) -> bool {
@@ -114,44 +119,87 @@ impl UtilityVm {
             (None, true) => View::ReadOnly(folder),
             (Some(name), read_only) => View::File { folder, name, read_only },
         };
-        let (sidecar, server) = machine.serve_virtiofs(&tag, view).await.map_err(failed)?;
+        let uvm_path = match file {
+            Some(name) => format!("{mount_path}/{}", name.to_string_lossy()),
+            None => mount_path.clone(),
+        };
+        let facts = Facts {
+            kind: Kind::VirtioFs { tag: tag.clone() },
+            uvm_path: uvm_path.clone(),
+            mount_path: mount_path.clone(),
+            server: None,
+            is_underway: true,
+        };
+        locked(&machine.shares).arrive(&tag, facts);
+        let made = machine.make_virtiofs(&tag, host_path, &mount_path, view, read_only).await;
+        match &made {
+            Ok(_) => locked(&machine.shares).mark(&tag, false),
+            Err(_) => machine.stop_server(&tag).await,
+        }
+        machine.note().await;
+        Ok(VirtioFsShare { tag, uvm_path, mount_path, server: made?, vm: self })
+    }
+
+    /// The handle of a virtio-fs share that is there, by the tag of its device: for who has adopted
+    /// the VM.
+    pub fn virtiofs_share(&self, tag: &str) -> Option<VirtioFsShare> {
+        let shares = locked(&self.machine.shares);
+        let there = shares.there.get(tag)?;
+        Some(VirtioFsShare {
+            tag: tag.to_owned(),
+            uvm_path: there.facts.uvm_path.clone(),
+            mount_path: there.facts.mount_path.clone(),
+            vm: self.clone(),
+            server: there.server.clone()?,
+        })
+    }
+}
+
+impl Machine {
+    /// Starts the server, plugs the device in, has the guest mount it. On failure the device is out
+    /// again, and the server is the caller's to stop.
+    async fn make_virtiofs(
+        &self,
+        tag: &str,
+        host_path: &str,
+        mount_path: &str,
+        view: View,
+        read_only: bool,
+    ) -> Result<Arc<Server>> {
+        self.intend("add a virtio-fs share").await?;
+        let failed = |source| UvmError::Share { path: host_path.into(), source };
+        let (sidecar, server) = self.serve_virtiofs(tag, view).await.map_err(failed)?;
         let sidecar = Arc::new(Server::Process(sidecar));
-        locked(&machine.shares).servers.insert(tag.clone(), sidecar.clone());
-        let device = Device::Share(Share { id: device_id(&tag), tag: tag.clone(), server });
+        locked(&self.shares).serve(tag, sidecar.clone());
+        let device = Device::Share(Share { id: device_id(tag), tag: tag.to_owned(), server });
         let refused = |source| {
             let operation = "failed to add virtio-fs share";
             UvmError::Modify { operation, object: host_path.to_owned(), source }
         };
-        if let Err(source) = machine.vm.plug(device).await {
+        if let Err(source) = self.vm.plug(device).await {
             // A server ends when its connection does, whyever that is; only what QEMU has no better
             // reason for is the server's doing.
             let said = match source {
                 VmmError::Full { .. } => None,
                 _ => sidecar.last_words_if_dead(A_MOMENT).await,
             };
-            machine.stop_server(&tag).await;
             return Err(match said {
                 Some(said) => failed(ServerError::Ended { said }),
                 None => refused(ModifyError::Adding(source)),
             });
         }
-        let mount = directory(&tag, &mount_path, read_only);
-        if let Err(source) = machine.ask_guest(Verb::Add, mount).await {
-            machine.unplug_share(&tag).await.unwrap_or_else(|error| {
+        let mount = directory(tag, mount_path, read_only);
+        if let Err(source) = self.ask_guest(Verb::Add, mount).await {
+            self.unplug_share(tag).await.unwrap_or_else(|error| {
                 tracing::error!(tag, %error, "a refused share stays plugged in");
             });
-            machine.stop_server(&tag).await;
             return Err(refused(source));
         }
-        let uvm_path = match file {
-            Some(name) => format!("{mount_path}/{}", name.to_string_lossy()),
-            None => mount_path.clone(),
-        };
-        Ok(VirtioFsShare { tag, uvm_path, mount_path, vm: self, server: sidecar })
+        Ok(sidecar)
     }
 }
 
-fn directory(tag: &str, path: &str, read_only: bool) -> Resource {
+pub(super) fn directory(tag: &str, path: &str, read_only: bool) -> Resource {
     Resource::MappedDirectory(MappedDirectory {
         mount_path: path.to_owned(),
         share_name: tag.to_owned(),
@@ -161,15 +209,14 @@ fn directory(tag: &str, path: &str, read_only: bool) -> Resource {
     })
 }
 
-fn device_id(tag: &str) -> DeviceId {
+pub(super) fn device_id(tag: &str) -> DeviceId {
     DeviceId::new(tag).expect("`share-` and a number are a device's name")
 }
 
 impl Machine {
     async fn remove_virtiofs(&self, tag: &str, path: &str) -> Result<()> {
         self.running_guest("remove a virtio-fs share")?;
-        let server = locked(&self.shares).servers.get(tag).cloned();
-        let server = server.ok_or(UvmError::NotAttached)?;
+        let server = locked(&self.shares).server(tag).ok_or(UvmError::NotAttached)?;
         let failed = |source| {
             let operation = "failed to remove virtio-fs share";
             UvmError::Modify { operation, object: path.to_owned(), source }
@@ -177,10 +224,19 @@ impl Machine {
         if server.is_dead() {
             return Err(UvmError::ShareBroken { path: path.to_owned() });
         }
-        self.ask_guest(Verb::Remove, directory(tag, path, false)).await.map_err(failed)?;
-        self.unplug_share(tag).await.map_err(|error| failed(ModifyError::Removing(error)))?;
-        self.stop_server(tag).await;
-        Ok(())
+        locked(&self.shares).mark(tag, true);
+        let removed = async {
+            self.intend("remove a virtio-fs share").await?;
+            self.ask_guest(Verb::Remove, directory(tag, path, false)).await.map_err(failed)?;
+            self.unplug_share(tag).await.map_err(|error| failed(ModifyError::Removing(error)))
+        };
+        let removed = removed.await;
+        match removed {
+            Ok(()) => self.stop_server(tag).await,
+            Err(_) => locked(&self.shares).mark(tag, false),
+        }
+        self.note().await;
+        removed
     }
 
     async fn unplug_share(&self, tag: &str) -> Result<(), VmmError> {
@@ -213,7 +269,11 @@ impl Machine {
         let _ = std::fs::remove_file(&path);
         let stream = stream?;
         let spawned = private_view::spawn(&program, folder, tag, listener, view).await?;
-        Ok((Sidecar::watch(spawned), stream.into()))
+        let sidecar = Sidecar::watch(spawned.0, spawned.1).map_err(|source| ServerError::Spawn {
+            command: program.display().to_string(),
+            source,
+        })?;
+        Ok((sidecar, stream.into()))
     }
 }
 

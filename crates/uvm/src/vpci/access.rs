@@ -19,7 +19,7 @@ use super::source::Source;
 const GROUPS: &str = "/dev/vfio";
 
 /// What was taken from the host for one device.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub(super) struct Held {
     claim: Option<Claim>,
     /// The group's file and whose it was.

@@ -8,11 +8,12 @@ use super::access::{self, Held};
 use super::bus::Sysfs;
 use super::error::VpciError;
 use super::source::Source;
-use super::{Place, There, Vpci};
+use super::claim;
+use super::{Place, SavedVpci, There, Vpci};
 use crate::errors::{Result, UvmError};
 use crate::lifecycle::{Machine, locked};
 use crate::modify::ModifyError;
-use crate::plug::{Released, Reserved, share};
+use crate::plug::{Released, Reserved, Shelf, share};
 use crate::schema::VirtualPciDevice;
 
 impl Machine {
@@ -44,8 +45,15 @@ impl Machine {
                 }
                 Reserved::Leaving(fate) => drop(fate.wait().await),
                 Reserved::First(place) => {
-                    let arrived = self.take_and_plug(&path, &place).await;
-                    share(arrived, |outcome| locked(&self.vpci).shelf.settle(&path, outcome))?;
+                    let arrived = async {
+                        self.intend("assign a device").await?;
+                        self.take_and_plug(&path, &place).await
+                    };
+                    let arrived = arrived.await;
+                    let arrived =
+                        share(arrived, |outcome| locked(&self.vpci).shelf.settle(&path, outcome));
+                    self.note().await;
+                    arrived?;
                     return self.known(&path, &place);
                 }
             }
@@ -104,14 +112,19 @@ impl Machine {
                 Released::Used => return Ok(()),
                 Released::Busy(fate) => drop(fate.wait().await),
                 Released::Last(place) => {
-                    let gone = self.unplug_and_give_back(&path, &place).await;
-                    return share(gone, |outcome| {
+                    let gone = async {
+                        self.intend("remove a device").await?;
+                        self.unplug_and_give_back(&path, &place).await
+                    };
+                    let gone = share(gone.await, |outcome| {
                         let mut vpci = locked(&self.vpci);
                         vpci.shelf.depart(&path, outcome);
                         if outcome.is_ok() {
                             vpci.there.remove(&path);
                         }
                     });
+                    self.note().await;
+                    return gone;
                 }
             }
         }
@@ -149,7 +162,78 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Takes away what was on its way in or out when this VM's former owner died. A device of the host
+    /// that it had just taken stays with vfio-pci until the host's own driver is asked to look again.
+    pub(crate) async fn clear_vpci(&self, underway: Vec<(String, Place)>) {
+        for (path, place) in underway {
+            let address = self.vm.pci_address(&place.device()).await.ok();
+            if let Some(address) = address {
+                self.forget_in_guest(&path, resource(&place, address)).await;
+            }
+            self.unplug_leftover(&place.device()).await;
+            let held = locked(&self.vpci).there.remove(&path).and_then(|there| there.held);
+            let given = match (held, &place.source) {
+                (Some(held), _) => blocking(move || access::give_back(&held)).await,
+                (None, Source::Host(address)) => {
+                    let address = *address;
+                    blocking(move || claim::free(&Sysfs::of_host(), address)).await
+                }
+                (None, _) => Ok(Ok(())),
+            };
+            if let Ok(Err(error)) = given {
+                tracing::error!(path, %error, "a device is not given back to the host");
+            }
+            let mut vpci = locked(&self.vpci);
+            vpci.shelf.release(&path);
+            vpci.shelf.depart(&path, &Ok(()));
+        }
+    }
+}
+
+/// Gives back what a VM that is gone had of the host; goes on after a failure and tells the first.
+pub(super) async fn give_all_back(saved: &SavedVpci) -> Result<()> {
+    let mut outcome = Ok(());
+    let held = saved.there.iter().filter_map(|(path, there)| Some((path, there.held.clone()?)));
+    let stranded = saved.stranded.iter().map(|held| (None, held.clone()));
+    for (path, held) in held.map(|(path, held)| (Some(path), held)).chain(stranded) {
+        let device = path.cloned().unwrap_or_default();
+        let given = blocking(move || access::give_back(&held)).await;
+        let given = given.and_then(|g| g.map_err(|source| UvmError::Vpci { device, source }));
+        outcome = outcome.and(given);
+    }
+    for (path, place) in saved.underway() {
+        if let Source::Host(address) = place.source
+            && !saved.there.contains_key(&path)
+        {
+            let freed = blocking(move || claim::free(&Sysfs::of_host(), address)).await;
+            let freed =
+                freed.and_then(|f| f.map_err(|source| UvmError::Vpci { device: path, source }));
+            outcome = outcome.and(freed);
+        }
+    }
+    outcome
+}
+
 impl Vpci {
+    pub(crate) fn save(&self) -> SavedVpci {
+        SavedVpci {
+            counter: self.counter,
+            shelf: self.shelf.save(),
+            there: self.there.clone(),
+            stranded: self.stranded.clone(),
+        }
+    }
+
+    pub(crate) fn restore(saved: &SavedVpci) -> Self {
+        Self {
+            counter: saved.counter,
+            shelf: Shelf::restore(&saved.shelf),
+            there: saved.there.clone(),
+            stranded: saved.stranded.clone(),
+        }
+    }
+
     fn reserve(&mut self, path: &String, source: &Source) -> Reserved<Place> {
         let number = self.counter + 1;
         let reserved = self.shelf.reserve(path, |_| {

@@ -19,7 +19,7 @@ const VFIO: &str = "vfio-pci";
 const HARMLESS: [&str; 3] = [VFIO, "pci-stub", "pcieport"];
 
 /// A device that vfio-pci holds for us, and how it was before.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Claim {
     pub(crate) address: PciAddress,
     pub(crate) group: u32,
@@ -28,7 +28,7 @@ pub(crate) struct Claim {
 }
 
 /// How a device was.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct Former {
     driver: Option<String>,
     only_driver: Option<String>,
@@ -61,6 +61,15 @@ pub(crate) fn take(bus: &impl Bus, address: PciAddress) -> Result<Claim, VpciErr
         return Err(error);
     }
     Ok(Claim { address, group, former: Some(former) })
+}
+
+/// Frees a device of which nobody knows how it was: the host's drivers are asked anew.
+pub(crate) fn free(bus: &impl Bus, address: PciAddress) -> Result<(), VpciError> {
+    if !bus.has(address) || bus.only_driver(address).as_deref() != Some(VFIO) {
+        return Ok(());
+    }
+    restore(bus, address, &Former::default())?;
+    step("look for a driver for", address, bus.probe(address))
 }
 
 /// Gives the device back to whom it was taken from.

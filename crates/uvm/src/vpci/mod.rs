@@ -31,11 +31,12 @@ mod source;
 use std::collections::BTreeMap;
 
 use coracle_vmm::{DeviceId, PciAddress};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::errors::Result;
 use crate::lifecycle::{UtilityVm, locked};
-use crate::plug::{Shelf, to_the_end};
+use crate::plug::{Saved, Shelf, to_the_end};
 use crate::schema::VirtualPciDevice;
 use access::Held;
 use source::Source;
@@ -54,16 +55,33 @@ pub(crate) struct Vpci {
     stranded: Vec<Held>,
 }
 
+/// The devices as they are written down.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct SavedVpci {
+    counter: u32,
+    shelf: Vec<Saved<String, Place>>,
+    there: BTreeMap<String, There>,
+    stranded: Vec<Held>,
+}
+
+impl SavedVpci {
+    /// Devices on their way in or out.
+    pub(crate) fn underway(&self) -> Vec<(String, Place)> {
+        let underway = self.shelf.iter().filter(|thing| thing.is_underway);
+        underway.map(|thing| (thing.key.clone(), thing.value.clone())).collect()
+    }
+}
+
 /// What is chosen for a device when it is reserved.
-#[derive(Debug, Clone)]
-struct Place {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Place {
     id: Uuid,
     number: u32,
     source: Source,
 }
 
 /// A device that has arrived.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct There {
     address: PciAddress,
     held: Option<Held>,
@@ -134,6 +152,22 @@ impl UtilityVm {
         to_the_end(async move { machine.remove_device(&id).await }, |()| async {}).await
     }
 
+    /// The handle of a device that is assigned, by its id: for who has adopted the VM.
+    pub fn assigned_device(&self, id: &str) -> Option<VpciDevice> {
+        let all = self.assigned_devices();
+        let (id, address) = all.into_values().find(|(known, _)| known == id)?;
+        Some(VpciDevice { id, address, vm: self.clone() })
+    }
+
+    /// How often each device is assigned, by its id.
+    pub fn device_uses(&self) -> BTreeMap<String, u32> {
+        let vpci = locked(&self.machine.vpci);
+        let counted = vpci.shelf.counted();
+        let ids: BTreeMap<&String, Uuid> = vpci.shelf.iter().map(|(p, at)| (p, at.id)).collect();
+        let named = |(path, uses)| Some((ids.get(&path)?.to_string(), uses));
+        counted.into_iter().filter_map(named).collect()
+    }
+
     /// The id and the guest's address of every device that is assigned, by instance path.
     pub fn assigned_devices(&self) -> BTreeMap<String, (String, PciAddress)> {
         let vpci = locked(&self.machine.vpci);
@@ -143,6 +177,11 @@ impl UtilityVm {
         });
         known.collect()
     }
+}
+
+/// Gives back what a VM that is gone had of the host.
+pub(crate) async fn give_all_back(saved: &SavedVpci) -> Result<()> {
+    assign::give_all_back(saved).await
 }
 
 impl Place {

@@ -8,7 +8,7 @@ use super::error::VpciError;
 use crate::schema::VirtualPciDevice;
 
 /// What stands behind a device that is assigned; its text is the device's key.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Source {
     /// A function of the host.
     Host(PciAddress),

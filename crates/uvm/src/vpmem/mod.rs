@@ -16,7 +16,7 @@ use crate::lifecycle::{Machine, UtilityVm, locked};
 use crate::modify::ModifyError;
 use crate::plug::{Released, Reserved, share, to_the_end};
 
-pub(crate) use slots::Slots;
+pub(crate) use slots::{SavedSlots, Slots};
 use slots::{FileId, Slot};
 
 /// The kernel's memory devices come in pieces of this many bytes.
@@ -36,7 +36,12 @@ impl UtilityVm {
     pub async fn add_vpmem(&self, host_path: &str) -> Result<String> {
         let (machine, path) = (self.machine.clone(), host_path.to_owned());
         let undo = (self.clone(), path.clone());
-        to_the_end(async move { machine.add_vpmem(&path).await }, |_| async move {
+        let add = async move {
+            let added = machine.add_vpmem(&path).await;
+            machine.note().await;
+            added
+        };
+        to_the_end(add, |_| async move {
             let (vm, path) = undo;
             if let Err(error) = vm.remove_vpmem(&path).await {
                 tracing::error!(path, %error, "a pmem device nobody wants stays mounted");
@@ -54,7 +59,18 @@ impl UtilityVm {
     #[doc(alias = "RemoveVPMEM")]
     pub async fn remove_vpmem(&self, host_path: &str) -> Result<()> {
         let (machine, path) = (self.machine.clone(), host_path.to_owned());
-        to_the_end(async move { machine.remove_vpmem(&path).await }, |()| async {}).await
+        let remove = async move {
+            let removed = machine.remove_vpmem(&path).await;
+            machine.note().await;
+            removed
+        };
+        to_the_end(remove, |()| async {}).await
+    }
+
+    /// How often each file is used, by its path: for who has adopted the VM.
+    pub fn vpmem_uses(&self) -> std::collections::BTreeMap<String, u32> {
+        let slots = locked(&self.machine.vpmem);
+        slots.shelf.counted().into_iter().collect()
     }
 
     /// How many PMEM devices are plugged in that nobody uses: they cannot be unplugged.
@@ -82,8 +98,11 @@ impl Machine {
                 }
                 Reserved::Leaving(fate) => drop(fate.wait().await),
                 Reserved::First(slot) => {
-                    let plugged = self.plug_and_mount(host_path, &slot, id, size).await;
-                    return share(plugged, |outcome| {
+                    let plugged = async {
+                        self.intend("add a pmem device").await?;
+                        self.plug_and_mount(host_path, &slot, id, size).await
+                    };
+                    return share(plugged.await, |outcome| {
                         locked(&self.vpmem).shelf.settle(&host_path.to_owned(), outcome);
                     })
                     .map(|()| slot.uvm_path());
@@ -145,6 +164,20 @@ impl Machine {
         mounted.map_err(failed)
     }
 
+    /// Takes away a use that was coming or going when this VM's former owner died; the slot was taken
+    /// off the shelf. A device that had been plugged in stays, parked.
+    pub(crate) async fn clear_pmem(&self, host_path: &str, slot: &Slot) {
+        self.forget_in_guest(host_path, device(slot, 0)).await;
+        let is_plugged = self.vm.pmem_address(&device_id(slot)).await.is_ok();
+        let mut slots = locked(&self.vpmem);
+        slots.shelf.depart(&host_path.to_owned(), &Ok(()));
+        if is_plugged {
+            let stat = std::fs::metadata(host_path).ok();
+            let id = stat.map_or_else(FileId::unknown, |stat| FileId::of(&stat));
+            slots.park(slot.number, host_path, id);
+        }
+    }
+
     async fn remove_vpmem(&self, host_path: &str) -> Result<()> {
         let path = host_path.to_owned();
         loop {
@@ -154,12 +187,16 @@ impl Machine {
                 Released::Used => return Ok(()),
                 Released::Busy(fate) => drop(fate.wait().await),
                 Released::Last(slot) => {
-                    let asked = self.ask_guest(Verb::Remove, device(&slot, 0)).await;
-                    let asked = asked.map_err(|source| UvmError::Modify {
-                        operation: "failed to remove VPMEM",
-                        object: path.clone(),
-                        source,
-                    });
+                    let asked = async {
+                        self.intend("remove a pmem device").await?;
+                        let asked = self.ask_guest(Verb::Remove, device(&slot, 0)).await;
+                        asked.map_err(|source| UvmError::Modify {
+                            operation: "failed to remove VPMEM",
+                            object: path.clone(),
+                            source,
+                        })
+                    };
+                    let asked = asked.await;
                     let id = std::fs::metadata(&path).ok().map(|stat| FileId::of(&stat));
                     return share(asked, |outcome| {
                         let mut slots = locked(&self.vpmem);

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::errors::UvmError;
-use crate::plug::{Reserved, Shelf};
+use crate::plug::{Reserved, Saved, Shelf};
 
 /// Which file it is, whatever its path: device, inode, size, time of the last change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FileId(u64, u64, u64, i64, i64);
 
 impl FileId {
@@ -26,7 +28,7 @@ impl FileId {
 }
 
 /// A slot and what the guest knows of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Slot {
     pub(crate) number: u32,
     /// Plugged in already: it was parked.
@@ -48,7 +50,29 @@ pub(crate) struct Slots {
     parked: BTreeMap<u32, (String, FileId)>,
 }
 
+/// The slots as they are written down.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct SavedSlots {
+    shelf: Vec<Saved<String, Slot>>,
+    parked: BTreeMap<u32, (String, FileId)>,
+}
+
+impl SavedSlots {
+    /// Files on their way in or out.
+    pub(crate) fn underway(&self) -> Vec<String> {
+        self.shelf.iter().filter(|thing| thing.is_underway).map(|thing| thing.key.clone()).collect()
+    }
+}
+
 impl Slots {
+    pub(crate) fn save(&self) -> SavedSlots {
+        SavedSlots { shelf: self.shelf.save(), parked: self.parked.clone() }
+    }
+
+    pub(crate) fn restore(saved: &SavedSlots) -> Self {
+        Self { shelf: Shelf::restore(&saved.shelf), parked: saved.parked.clone() }
+    }
+
     /// Reserves a slot for a file: the one parked for it, else the first free one of `count`.
     pub(crate) fn reserve(
         &mut self,

@@ -19,7 +19,10 @@ use rustix::{
 use tokio::net::unix::pipe::Receiver;
 
 /// Makes the pipe: the VM's stderr, and our reading end.
-pub(crate) fn stderr_pipe() -> io::Result<(OwnedFd, Receiver)> {
+///
+/// # Errors
+/// Out of descriptors. Must be called within a tokio runtime.
+pub fn stderr_pipe() -> io::Result<(OwnedFd, Receiver)> {
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
     let both = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -28,7 +31,10 @@ pub(crate) fn stderr_pipe() -> io::Result<(OwnedFd, Receiver)> {
 }
 
 /// The reading end of a running VM's stderr.
-pub(crate) fn reopen_stderr(pid: u32) -> io::Result<Receiver> {
+///
+/// # Errors
+/// The process is gone, or not ours to look into.
+pub fn reopen_stderr(pid: u32) -> io::Result<Receiver> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let reader = rustix::fs::open(format!("/proc/{pid}/fd/2"), flags, Mode::empty())?;
     Receiver::from_owned_fd(reader)

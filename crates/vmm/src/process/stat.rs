@@ -49,7 +49,10 @@ pub(crate) fn uptime() -> Duration {
 }
 
 /// The id of the host's present boot.
-pub(crate) fn host_boot_id() -> io::Result<String> {
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn host_boot_id() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 

@@ -190,13 +190,15 @@ fn prepare(
     let arguments = command_line::arguments(&config, &facts);
     tracing::debug!(?program, ?arguments, "launch");
 
+    // Whoever finds the process knows whose it is.
+    let marked = (crate::process::PART.into(), config.run_dir.join("qemu").into_os_string());
     let mut inherited: Vec<OwnedFd> = descriptors.into_values().collect();
     inherited.extend(config.disks.into_iter().map(|disk| disk.file));
     inherited.extend(config.pmem.into_iter().map(|pmem| pmem.file));
     Ok(Spawn {
         program,
         arguments: arguments.into_iter().map(OsString::from).collect(),
-        environment: vec![("LC_ALL".into(), "C".into())],
+        environment: vec![("LC_ALL".into(), "C".into()), marked],
         inherited,
         stderr,
         cgroups,

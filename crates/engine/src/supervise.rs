@@ -1,0 +1,89 @@
+//! The keeper's second task: a sandbox that runs has a monitor.
+//!
+//! ```text
+//!   who owns it? ──lives──► wait for its end ──┐
+//!        ▲   │ nobody                          │
+//!        │   ▼                                 │
+//!        │  start one, wait for its end        │
+//!        └──────────── back-off ◄──────────────┘
+//! ```
+//!
+//! The keeper knows nothing else of the sandbox: who its monitor is stands in the state, and a monitor
+//! that finds the sandbox owned ends at once. A monitor that has ended the sandbox ends the keeper too.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use coracle_uvm::process::Process;
+use tokio::time::{Instant, sleep};
+
+use crate::ledger;
+use crate::monitor;
+use crate::root::Root;
+
+/// The first pause after a monitor that died soon, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
+
+/// A monitor that lived so long did not die of what it found.
+const LONG: Duration = Duration::from_secs(10);
+
+/// Whom to supervise.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    /// Where the sandbox is.
+    pub root: Root,
+    /// Its name.
+    pub sandbox: String,
+    /// The program that is its monitor.
+    pub program: PathBuf,
+}
+
+impl Supervisor {
+    /// Sees to it that the sandbox has a monitor, until nothing is written down of it or it has ended.
+    pub async fn run(self) {
+        let mut pause = PAUSES.0;
+        loop {
+            let (root, name) = (self.root.clone(), self.sandbox.clone());
+            let read = tokio::task::spawn_blocking(move || ledger::read(&root, &name)).await;
+            let record = match read {
+                Ok(Ok(Some(record))) => record,
+                Ok(Ok(None)) => return,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "cannot read whose the sandbox is");
+                    sleep(PAUSES.1).await;
+                    continue;
+                }
+                Err(_) => return,
+            };
+            if record.vm.is_none() && !record.stage.is_up() {
+                return;
+            }
+            let began = Instant::now();
+            let owner = record.monitor.and_then(|owner| Process::find(&owner).ok().flatten());
+            match owner {
+                Some(owner) => {
+                    owner.ended_unreaped().await;
+                    pause = PAUSES.0;
+                    continue;
+                }
+                None => self.start_one().await,
+            }
+            if began.elapsed() > LONG {
+                pause = PAUSES.0;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Starts a monitor and waits for its end.
+    async fn start_one(&self) {
+        tracing::info!(sandbox = self.sandbox, "its monitor is gone: starting one");
+        let mut child = match monitor::start(&self.program, &self.root, &self.sandbox) {
+            Ok(child) => child,
+            Err(error) => return tracing::error!(%error, "cannot start a monitor"),
+        };
+        let ended = tokio::task::spawn_blocking(move || child.wait()).await;
+        tracing::info!(?ended, "a monitor ended");
+    }
+}
