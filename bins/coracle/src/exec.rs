@@ -95,9 +95,9 @@ pub fn run(args: &ExecArgs, root: &Root) -> Result<ExitCode> {
 /// Connects the command with the user until it ends.
 async fn attend(exec: &RemoteExec, command: &Command, keys: Option<DetachKeys>) -> Result<u8> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
-    let stdin = if command.stdin { Some(exec.stream("stdin").await?) } else { None };
-    let stdout = Some(exec.stream("stdout").await?);
-    let stderr = if command.terminal.is_none() { Some(exec.stream("stderr").await?) } else { None };
+    let stdin = command.stdin.then(|| exec.input());
+    let stdout = Some(exec.output("stdout"));
+    let stderr = command.terminal.is_none().then(|| exec.output("stderr"));
     let raw = if keys.is_some() { Some(terminal::RawMode::enter()?) } else { None };
     let mut input = streams::pump_stdin(stdin, keys);
     let mut output = streams::pump_output(stdout, stderr);

@@ -121,6 +121,11 @@ impl StdinWriter {
         self.ring.inspect(OutputRing::end)
     }
 
+    /// Whether the process has all of it, its end included, or takes no more.
+    pub fn is_over(&self) -> bool {
+        self.ring.inspect(OutputRing::is_stopped)
+    }
+
     /// How many of them the process took.
     pub fn taken(&self) -> u64 {
         self.ring.inspect(OutputRing::base)

@@ -24,7 +24,7 @@
 //! | `POST /v1/plugs/remove` | [`RemoveRequest`] | [`Plugged`] |
 //!
 //! A failure has a status of 400 and more and a [`Failure`] as its body. The streams of an exec are
-//! connections of their own to `stdio.sock`, each opened with a line `TOKEN STREAM`.
+//! connections of their own to `stdio.sock` ([`super::streams`]).
 
 use serde::{Deserialize, Serialize};
 

@@ -25,6 +25,7 @@ pub mod api;
 mod execs;
 mod output;
 mod routes;
+pub mod streams;
 mod wake;
 
 use std::path::Path;
@@ -239,6 +240,10 @@ async fn attend(root: &Root, running: Running, cancel: CancellationToken) -> Res
         over: CancellationToken::new(),
     });
     execs::adopt(&monitor, root).await;
+    if stage == Stage::Paused {
+        // It had to go on to be taken over.
+        monitor.sandbox.set_paused(true).await?;
+    }
     let serving = tokio::spawn(routes::serve(monitor.clone(), api));
     let streaming = tokio::spawn(execs::serve(monitor.clone(), stdio));
     let outcome = monitor.keep(root, &cancel, recording).await;

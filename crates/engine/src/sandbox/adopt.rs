@@ -9,7 +9,6 @@ use coracle_uvm::options::HostOptions;
 use super::{Holdings, Sandbox};
 use crate::error::Error;
 use crate::ledger::Ledger;
-use crate::life::Stage;
 use crate::logs::{Stream, Writer};
 use crate::network::Networks;
 use crate::plug::Plugs;
@@ -55,9 +54,6 @@ impl Sandbox {
             Plugs::adopt(vm.clone(), ledger.clone(), &record.plugs, Some(&there.id)).await;
         let networks =
             Networks::adopt(root, &name, &vm, ledger.clone(), &record.networks).await;
-        if record.stage == Stage::Paused {
-            vm.pause().await.map_err(failed("pause"))?;
-        }
         let holdings = Holdings {
             run_dir: Some(run_dir),
             networks: Some(networks.clone()),

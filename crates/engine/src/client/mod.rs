@@ -1,5 +1,7 @@
 //! A live sandbox as everybody but its monitor sees it: found by name, asked over its API.
 
+mod exec;
+
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -12,18 +14,19 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
 use crate::monitor::api::{
     AttachRequest, Attached, Command, Exit, Failure, Kind, LeaveRequest, PlugSpec, Plugged,
-    RemoveRequest, SandboxView, SignalRequest, SizeRequest, Started, StopRequest, Update, Usage,
+    RemoveRequest, SandboxView, SignalRequest, Started, StopRequest, Update, Usage,
 };
 use crate::ledger;
 use crate::life::Stage;
-use crate::monitor::{API_SOCKET, STDIO_SOCKET, wake};
+use crate::monitor::{API_SOCKET, wake};
 use crate::record::SandboxRecord;
 use crate::root::Root;
+
+pub use exec::RemoteExec;
 
 /// How long a monitor may take to come up and adopt its sandbox.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -365,7 +368,7 @@ impl Client {
     /// It cannot be started; the monitor cannot be asked.
     pub async fn exec(&self, command: &Command) -> Result<RemoteExec, ClientError> {
         let started: Started = self.post("/v1/execs", command).await?;
-        Ok(RemoteExec { client: self.clone(), started })
+        Ok(RemoteExec::new(self.clone(), started))
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -481,54 +484,6 @@ impl Client {
 
 /// The monitor went away before it had answered.
 struct Gone(Box<dyn std::error::Error + Send + Sync>);
-
-/// A further command in a sandbox.
-#[derive(Debug)]
-pub struct RemoteExec {
-    client: Client,
-    started: Started,
-}
-
-impl RemoteExec {
-    /// Connects one of its streams (`stdin`, `stdout` or `stderr`), each once.
-    ///
-    /// # Errors
-    /// The monitor is gone.
-    pub async fn stream(&self, name: &str) -> Result<UnixStream, ClientError> {
-        let failed = |error: io::Error| self.client.cannot_talk(error);
-        let mut stream = self.client.reach(STDIO_SOCKET).await?;
-        let line = format!("{} {name}\n", self.started.token);
-        stream.write_all(line.as_bytes()).await.map_err(failed)?;
-        Ok(stream)
-    }
-
-    /// Waits for its end.
-    ///
-    /// # Errors
-    /// It was lost with its VM; the monitor cannot be asked.
-    pub async fn wait(&self) -> Result<u32, ClientError> {
-        let path = format!("/v1/execs/{}/exit", self.started.id);
-        self.client.get::<Exit>(&path).await.map(|exit| exit.exit_code)
-    }
-
-    /// Sends it a signal.
-    ///
-    /// # Errors
-    /// The monitor cannot be asked.
-    pub async fn signal(&self, signal: i32) -> Result<(), ClientError> {
-        let path = format!("/v1/execs/{}/signal", self.started.id);
-        self.client.post(&path, &SignalRequest { signal }).await
-    }
-
-    /// Sets its terminal's size.
-    ///
-    /// # Errors
-    /// It has no terminal; the monitor cannot be asked.
-    pub async fn resize(&self, width: u16, height: u16) -> Result<(), ClientError> {
-        let path = format!("/v1/execs/{}/size", self.started.id);
-        self.client.post(&path, &SizeRequest { width, height }).await
-    }
-}
 
 /// Connects to a socket in a folder by way of the folder's descriptor: its path may be too long.
 async fn connect(dir: &Path, socket: &str) -> io::Result<UnixStream> {
