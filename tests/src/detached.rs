@@ -24,6 +24,59 @@ impl<'a> Detached<'a> {
         Self { place, name: text(&output.stdout).trim().to_owned() }
     }
 
+    /// The same with the monitor in an environment in which it can be told where to die.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn mortal(place: &'a Place, options: &[&str]) -> Self {
+        let words = [&["run", "--detach", "--accel", "tcg"][..], options].concat();
+        let output = place.coracle(words).env("CORACLE_TEST_POINTS", "1").output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        Self { place, name: text(&output.stdout).trim().to_owned() }
+    }
+
+    /// What `inspect` says.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn view(&self) -> serde_json::Value {
+        serde_json::from_str(&self.run(&["inspect", "--format", "json", "@"])).unwrap()
+    }
+
+    /// The sandbox's directory for sockets and the like.
+    pub fn run_dir(&self) -> std::path::PathBuf {
+        self.place.root().join("run").join(&self.name)
+    }
+
+    /// The monitor that is there now, as the list has it: nobody is asked, so none is woken.
+    pub fn monitor(&self) -> Option<u32> {
+        self.listed()["monitor"]["pid"].as_u64().map(|pid| u32::try_from(pid).unwrap())
+    }
+
+    /// The sandbox as the list has it.
+    ///
+    /// # Panics
+    /// When it is not listed.
+    pub fn listed(&self) -> serde_json::Value {
+        let list: Vec<serde_json::Value> =
+            serde_json::from_str(&self.run(&["ls", "--format", "json"])).unwrap();
+        list.into_iter().find(|view| view["name"] == self.name.as_str()).unwrap()
+    }
+
+    /// The keeper of its channel.
+    pub fn keeper(&self) -> Option<u32> {
+        let named = |(_, line): &&(u32, String)| {
+            line.contains(" keeper ") && line.contains(&format!("--sandbox {} ", self.name))
+        };
+        let all = crate::host::processes(self.place.root(), &self.name);
+        all.iter().find(named).map(|(pid, _)| *pid)
+    }
+
+    /// Kills the monitor, if there is one.
+    pub fn kill_monitor(&self) {
+        kill(self.monitor());
+    }
+
     /// Runs a command; `@` stands for the sandbox.
     pub fn output(&self, words: &[&str]) -> Output {
         let words = words.iter().map(|word| if *word == "@" { self.name.as_str() } else { word });
@@ -56,6 +109,15 @@ impl<'a> Detached<'a> {
         let output = self.output(words);
         assert_eq!(output.status.code(), Some(125), "{words:?}: {}", text(&output.stdout));
         text(&output.stderr)
+    }
+}
+
+/// SIGKILL for a process of ours.
+pub fn kill(pid: Option<u32>) {
+    let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        // It may just have ended.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }
 

@@ -75,6 +75,13 @@ impl Place {
         self.dir.path()
     }
 
+    /// What a test may not lose sight of: what is on the host of this place beyond what was there when
+    /// it was made.
+    pub fn left(&self) -> Vec<String> {
+        let ground = self.ground.as_ref();
+        Host::scan(self.root(), &self.mark, ground).beyond(&self.before, ground)
+    }
+
     /// The pids of the QEMU processes of this place's sandboxes.
     pub fn qemus(&self) -> Vec<u32> {
         host::processes(self.root(), &self.mark)
@@ -120,9 +127,27 @@ impl Place {
     /// # Panics
     /// When something is left: it is named.
     pub fn assert_nothing_left(&self) {
-        let ground = self.ground.as_ref();
-        let left = Host::scan(self.root(), &self.mark, ground).beyond(&self.before, ground);
+        let left = self.left();
         assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+}
+
+impl Drop for Place {
+    /// What a failed test left running ends here; what is ours names our folder or our mark.
+    fn drop(&mut self) {
+        for _ in 0..3 {
+            let left = host::processes(self.root(), &self.mark);
+            if left.is_empty() {
+                return;
+            }
+            // The keepers first: they start what they miss.
+            let (keepers, others): (Vec<_>, Vec<_>) =
+                left.into_iter().partition(|(_, line)| line.contains(" keeper "));
+            for (pid, _) in keepers.into_iter().chain(others) {
+                crate::detached::kill(Some(pid));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
     }
 }
 

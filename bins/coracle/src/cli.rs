@@ -36,6 +36,10 @@ pub struct Cli {
 pub enum Command {
     /// Run a command in a container in a VM of its own.
     Run(Box<RunArgs>),
+    /// Write a sandbox down, to be started later; takes what `run --detach` takes.
+    Create(Box<RunArgs>),
+    /// Start a sandbox that was created, or that has ended.
+    Start(crate::detached::StartArgs),
     /// Run another command in a sandbox that runs.
     Exec(Box<crate::exec::ExecArgs>),
     /// List the sandboxes.
@@ -47,6 +51,8 @@ pub enum Command {
     Logs(crate::logs::LogsArgs),
     /// Take up sandboxes that have no monitor.
     Recover(crate::recover::RecoverArgs),
+    /// Find what is left on the host and belongs to nobody, and take it away.
+    Gc(crate::gc::GcArgs),
     /// Wait until a sandbox's command ends, and end as it did.
     Wait(crate::life::OneArgs),
     /// Send a sandbox's command a signal.
@@ -207,6 +213,10 @@ pub struct RunArgs {
     /// What the sandbox has of its network.
     #[command(flatten)]
     pub network: crate::net::NetworkOptions,
+    /// With --detach: start the command again when it has ended: `no`, `on-failure[:TIMES]`, `always`,
+    /// `unless-stopped`.
+    #[arg(long, value_name = "POLICY", default_value = "no")]
+    pub restart: coracle_engine::restart::Policy,
     /// What is kept of what a detached command writes.
     #[command(flatten)]
     pub log: crate::logs::LogOptions,

@@ -1,27 +1,61 @@
-//! `coracle run --detach`: starts a monitor in a session of its own and leaves it alone.
+//! `coracle run --detach` and `coracle start`: a monitor is started in a session of its own and left
+//! alone.
 
-use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
-use coracle_engine::client::ClientError;
+use clap::Args;
+use coracle_engine::client::{Client, ClientError};
 use coracle_engine::monitor::api;
 use coracle_engine::root::Root;
 
 use crate::cli::Format;
 use crate::progress::Bar;
 
+/// `coracle start`.
+#[derive(Debug, Args)]
+#[command(after_help = "EXAMPLES:\n  \
+    coracle create --name web -p 8080:80 -- httpd -f -p 80; coracle start web\n  \
+    coracle start web           again, after it has ended; its log goes on\n\n\
+    It has what `create` or `run` gave it; what was plugged in later is not plugged in again.")]
+pub struct StartArgs {
+    /// The sandboxes, each by its name or a beginning of it that is nobody else's.
+    #[arg(value_name = "SANDBOX", required = true)]
+    sandboxes: Vec<String>,
+    /// How errors and the outcome are written.
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// Starts sandboxes that are written down, one after the other.
+pub fn start_all(args: &StartArgs, root: &Root) -> Result<ExitCode> {
+    for name in &args.sandboxes {
+        let client = Client::find(root, name)?;
+        let monitor = spawn(root, client.name(), &["--start"])?;
+        let code = hear(monitor, client.name(), args.format)?;
+        if code != ExitCode::SUCCESS {
+            return Ok(code);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Gives the order, waits until the command runs, and prints the sandbox's name.
 pub fn run(root: &Root, order: &api::Order, format: Format) -> Result<ExitCode> {
     let name = order.sandbox.name.clone().unwrap_or_default();
-    let mut monitor = start(root, &name)?;
-    let mut orders = monitor.stdin.take().context("the monitor has no standard input")?;
+    let mut monitor = spawn(root, &name, &[])?;
+    // Kept open while we wait: whoever goes away before the command runs takes the order back.
+    let orders = monitor.stdin.as_mut().context("the monitor has no standard input")?;
     let mut text = serde_json::to_string(order)?;
     text.push('\n');
     // One that has died already is found out below.
     let _ = orders.write_all(text.as_bytes()).and_then(|()| orders.flush());
+    hear(monitor, &name, format)
+}
+
+/// Hears what becomes of it.
+fn hear(mut monitor: Child, name: &str, format: Format) -> Result<ExitCode> {
     let reports = monitor.stdout.take().context("the monitor has no standard output")?;
     let bar = Bar::new();
     let mut tell = bar.callback();
@@ -49,32 +83,19 @@ pub fn run(root: &Root, order: &api::Order, format: Format) -> Result<ExitCode> 
         }
     }
     let status = monitor.wait().context("cannot wait for the monitor")?;
-    anyhow::bail!("the monitor of {name} ended without a word ({status}); its log is {}", log(root))
+    anyhow::bail!("the monitor of {name} ended without a word ({status})")
 }
 
 /// Starts the monitor, which makes a session of its own: no signal meant for us reaches it.
-fn start(root: &Root, name: &str) -> Result<std::process::Child> {
-    let path = log(root);
-    if let Some(folder) = std::path::Path::new(&path).parent() {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
-    }
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("cannot open the log {path}"))?;
+fn spawn(root: &Root, name: &str, options: &[&str]) -> Result<Child> {
+    let log = root.monitor_log().context("cannot open the monitors' log")?;
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(program);
     if let Some(dir) = root.given() {
         command.arg("--root").arg(dir);
     }
-    command.args(["monitor", name]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+    command.args(["monitor", name]).args(options);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
     command.current_dir("/");
     command.spawn().context("cannot start the monitor")
-}
-
-fn log(root: &Root) -> String {
-    root.data().join("monitor.log").display().to_string()
 }

@@ -8,6 +8,7 @@ mod detached;
 mod doctor;
 mod exec;
 mod foreground;
+mod gc;
 mod guest;
 mod keeper;
 mod life;
@@ -54,6 +55,15 @@ fn main() -> ExitCode {
             let swallowed = cli::dashes_swallowed(&raw, args.words.len());
             run::run(&args, cli::split_words(&args.words, swallowed), &root)
         }
+        Command::Create(args) => {
+            format = args.format;
+            let swallowed = cli::dashes_swallowed(&raw, args.words.len());
+            run::create(&args, cli::split_words(&args.words, swallowed), &root)
+        }
+        Command::Start(args) => {
+            format = args.format;
+            detached::start_all(&args, &root)
+        }
         Command::Exec(args) => {
             format = args.format;
             exec::run(&args, &root)
@@ -73,6 +83,10 @@ fn main() -> ExitCode {
         Command::Recover(args) => {
             format = args.format;
             recover::run(&args, &root)
+        }
+        Command::Gc(args) => {
+            format = args.format;
+            gc::run(&args, &root)
         }
         Command::Wait(args) => {
             format = args.format;

@@ -20,8 +20,11 @@ pub struct MonitorArgs {
     #[arg(value_name = "NAME")]
     name: String,
     /// Take up a sandbox whose monitor died, instead of an order.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "start")]
     adopt: bool,
+    /// Start a sandbox that is written down, instead of an order.
+    #[arg(long)]
+    start: bool,
 }
 
 /// Runs a sandbox to its end.
@@ -32,10 +35,7 @@ pub fn run(args: &MonitorArgs, root: &Root) -> Result<ExitCode> {
         return adopt(args, root);
     }
     let mut lines = std::io::BufReader::new(std::io::stdin());
-    let mut order = String::new();
-    std::io::BufRead::read_line(&mut lines, &mut order).context("cannot read the order")?;
-    let order: api::Order = serde_json::from_str(&order).context("cannot understand the order")?;
-    anyhow::ensure!(order.sandbox.name.as_ref() == Some(&args.name), "the order is for another");
+    let order = if args.start { None } else { Some(read_order(&mut lines, &args.name)?) };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -55,12 +55,15 @@ pub fn run(args: &MonitorArgs, root: &Root) -> Result<ExitCode> {
         cancel_when_told(&cancel)?;
         let progress =
             Box::new(|step: &coracle_engine::Step| report(&api::Report::Progress(step.clone())));
-        let run = monitor::run(root, order, cancel, progress, |view| {
+        let tell = |view: &api::SandboxView| {
             ready.cancel();
             report(&api::Report::Ready(Box::new(view.clone())));
             let_go_of_streams();
-        });
-        let outcome = run.await;
+        };
+        let outcome = match order {
+            Some(order) => monitor::run(root, order, cancel, progress, tell).await,
+            None => monitor::start(root, &args.name, cancel, progress, tell).await,
+        };
         if let Err(error) = &outcome
             && !ready.is_cancelled()
         {
@@ -75,6 +78,14 @@ pub fn run(args: &MonitorArgs, root: &Root) -> Result<ExitCode> {
         Some(Ended::Over) => Ok(ExitCode::SUCCESS),
         Some(Ended::Again) => become_fresh(args, root),
     }
+}
+
+fn read_order(lines: &mut impl std::io::BufRead, name: &str) -> Result<api::Order> {
+    let mut order = String::new();
+    lines.read_line(&mut order).context("cannot read the order")?;
+    let order: api::Order = serde_json::from_str(&order).context("cannot understand the order")?;
+    anyhow::ensure!(order.sandbox.name.as_deref() == Some(name), "the order is for another");
+    Ok(order)
 }
 
 /// Does for a sandbox what its dead monitor cannot do any more.

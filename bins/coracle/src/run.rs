@@ -76,6 +76,20 @@ pub fn run(args: &RunArgs, words: (Option<&str>, &[String]), root: &Root) -> Res
 
 /// Hands the sandbox to a monitor.
 fn detach(args: &RunArgs, words: (Option<&str>, &[String]), root: &Root) -> Result<ExitCode> {
+    detached::run(root, &order(args, words)?, args.format)
+}
+
+/// Writes the sandbox down, for `coracle start`.
+pub fn create(args: &RunArgs, words: (Option<&str>, &[String]), root: &Root) -> Result<ExitCode> {
+    let view = coracle_engine::monitor::create(root, order(args, words)?)?;
+    match args.format {
+        Format::Text => println!("{}", view.name),
+        Format::Json => println!("{}", serde_json::to_string(&view)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn order(args: &RunArgs, words: (Option<&str>, &[String])) -> Result<Order> {
     if args.interactive || args.tty {
         bail!("--detach leaves the command alone: it cannot be combined with -i or -t");
     }
@@ -91,14 +105,14 @@ fn detach(args: &RunArgs, words: (Option<&str>, &[String]), root: &Root) -> Resu
         // The monitor has a working directory of its own.
         *path = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
     }
-    let order = Order {
+    Ok(Order {
         sandbox,
         command,
         remove: args.rm,
+        restart: args.restart,
         log: args.log.limits(),
         when_full: args.log.when_full(),
-    };
-    detached::run(root, &order, args.format)
+    })
 }
 
 fn sandbox_spec(args: &RunArgs, rootfs: Option<&str>) -> Result<SandboxSpec> {

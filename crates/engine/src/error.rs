@@ -277,6 +277,18 @@ pub enum Error {
         /// The network.
         network: String,
     },
+    /// There is no sandbox of that name.
+    #[error("there is no sandbox named {name}")]
+    NoSandbox {
+        /// The name.
+        name: String,
+    },
+    /// It cannot be started.
+    #[error("the sandbox {name} runs already")]
+    Runs {
+        /// The sandbox.
+        name: String,
+    },
     /// There is a sandbox of that name.
     #[error("there is a sandbox named {name} already")]
     Exists {
@@ -374,6 +386,8 @@ impl Error {
             Error::AmbiguousPlug { .. } => "E-PLUG-AMBIGUOUS",
             Error::PlugBusy { .. } => "E-PLUG-BUSY",
             Error::Plug { source, .. } => source.code(),
+            Error::NoSandbox { .. } => "E-SANDBOX-UNKNOWN",
+            Error::Runs { .. } => "E-SANDBOX-RUNS",
             Error::Exists { .. } => "E-SANDBOX-EXISTS",
             Error::State { source, .. } | Error::States { source } => source.code(),
             Error::NewerRecord { .. } => "E-STATE-NEWER",
@@ -443,8 +457,10 @@ impl Error {
             | Error::Close { .. }
             | Error::NetworkTaken { .. }
             | Error::States { .. }
+            | Error::Runs { .. }
             | Error::Log { .. }
             | Error::Interrupted => None,
+            Error::NoSandbox { .. } => Some("see what there is: `coracle ls`".to_owned()),
             Error::Exists { name } => {
                 Some(format!("remove it first (`coracle rm {name}`), or choose another --name"))
             }

@@ -20,6 +20,7 @@
 
 pub mod client;
 mod error;
+pub mod gc;
 pub mod ledger;
 pub mod life;
 pub mod logs;
@@ -32,6 +33,7 @@ pub mod progress;
 pub mod projection;
 pub mod record;
 pub mod recover;
+pub mod restart;
 pub mod root;
 pub mod run_dir;
 pub mod sandbox;

@@ -1,14 +1,17 @@
-//! The life of a sandbox, as a machine of six stages.
+//! The life of a sandbox, as a machine of seven stages.
 //!
 //! ```text
-//!            started           pause / resume
-//!   CREATING ───────► RUNNING ◄──────────────► PAUSED
-//!      │                │  │                     │
-//!      │ failed,        │  └──── stop ──► STOPPING ◄── stop (it is resumed first)
-//!      │ owner died     │                   │
-//!      ▼                ▼ command ended, VM lost, killed
-//!   REMOVING ◄──────  EXITED  ◄─────────────┘
-//!      │      remove
+//!   CREATED
+//!      │ start       started          pause / resume
+//!      ├──► CREATING ───────► RUNNING ◄──────────────► PAUSED
+//!      │     │  ▲               │  │                     │
+//!      │     │  │ start         │  └──── stop ──► STOPPING ◄── stop (it is resumed first)
+//!      │     │  │               │                   │
+//!      │     │  │               ▼ command ended, VM lost, killed
+//!      │     │  └──────────── EXITED ◄──────────────┘
+//!      ▼     ▼ failed           │
+//!   REMOVING ◄──────────────────┘ remove
+//!      │
 //!      ▼
 //!   (nothing)
 //! ```
@@ -23,7 +26,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// It is being made; nobody was told yet that it is there.
+    /// It is written down; nothing of it is on the host.
+    Created,
+    /// It is being started; nobody was told yet that it runs.
     Creating,
     /// Its command runs.
     Running,
@@ -50,8 +55,8 @@ pub enum Event {
     Stop,
     /// Its command has ended, or its VM was lost.
     Ended,
-    /// Its command is started again.
-    Restart,
+    /// It is to be started, for the first time or again.
+    Start,
     /// Somebody wants it gone, or its making failed.
     Remove,
 }
@@ -68,7 +73,8 @@ pub struct Refused {
 
 impl Stage {
     /// All there are.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
+        Self::Created,
         Self::Creating,
         Self::Running,
         Self::Paused,
@@ -80,6 +86,7 @@ impl Stage {
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Created => "created",
             Self::Creating => "creating",
             Self::Running => "running",
             Self::Paused => "paused",
@@ -93,7 +100,7 @@ impl Stage {
     pub fn is_up(self) -> bool {
         match self {
             Self::Running | Self::Paused | Self::Stopping => true,
-            Self::Creating | Self::Exited | Self::Removing => false,
+            Self::Created | Self::Creating | Self::Exited | Self::Removing => false,
         }
     }
 
@@ -104,32 +111,39 @@ impl Stage {
     pub fn after(self, event: Event) -> Result<Self, Refused> {
         let refused = Err(Refused { stage: self, event });
         match (self, event) {
+            (Self::Created, Event::Start) => Ok(Self::Creating),
+            (Self::Created, Event::Remove) => Ok(Self::Removing),
+            (
+                Self::Created,
+                Event::Started | Event::Pause | Event::Resume | Event::Stop | Event::Ended,
+            ) => refused,
+
             (Self::Creating, Event::Started) => Ok(Self::Running),
             (Self::Creating, Event::Ended) => Ok(Self::Exited),
             (Self::Creating, Event::Remove) => Ok(Self::Removing),
-            (Self::Creating, Event::Pause | Event::Resume | Event::Stop | Event::Restart) => refused,
+            (Self::Creating, Event::Pause | Event::Resume | Event::Stop | Event::Start) => refused,
 
             (Self::Running, Event::Pause) => Ok(Self::Paused),
             (Self::Running, Event::Resume) => Ok(Self::Running),
             (Self::Running, Event::Stop) => Ok(Self::Stopping),
             (Self::Running, Event::Ended) => Ok(Self::Exited),
             (Self::Running, Event::Remove) => Ok(Self::Removing),
-            (Self::Running, Event::Started | Event::Restart) => refused,
+            (Self::Running, Event::Started | Event::Start) => refused,
 
             (Self::Paused, Event::Pause) => Ok(Self::Paused),
             (Self::Paused, Event::Resume) => Ok(Self::Running),
             (Self::Paused, Event::Ended) => Ok(Self::Exited),
             (Self::Paused, Event::Remove) => Ok(Self::Removing),
-            (Self::Paused, Event::Started | Event::Stop | Event::Restart) => refused,
+            (Self::Paused, Event::Started | Event::Stop | Event::Start) => refused,
 
             (Self::Stopping, Event::Stop) => Ok(Self::Stopping),
             (Self::Stopping, Event::Ended) => Ok(Self::Exited),
             (Self::Stopping, Event::Remove) => Ok(Self::Removing),
-            (Self::Stopping, Event::Started | Event::Pause | Event::Resume | Event::Restart) => {
+            (Self::Stopping, Event::Started | Event::Pause | Event::Resume | Event::Start) => {
                 refused
             }
 
-            (Self::Exited, Event::Restart) => Ok(Self::Creating),
+            (Self::Exited, Event::Start) => Ok(Self::Creating),
             (Self::Exited, Event::Stop | Event::Ended) => Ok(Self::Exited),
             (Self::Exited, Event::Remove) => Ok(Self::Removing),
             (Self::Exited, Event::Started | Event::Pause | Event::Resume) => refused,
@@ -137,7 +151,7 @@ impl Stage {
             (Self::Removing, Event::Remove | Event::Ended) => Ok(Self::Removing),
             (
                 Self::Removing,
-                Event::Started | Event::Pause | Event::Resume | Event::Stop | Event::Restart,
+                Event::Started | Event::Pause | Event::Resume | Event::Stop | Event::Start,
             ) => refused,
         }
     }
@@ -152,20 +166,25 @@ pub enum Recovery {
     Adopt,
     /// Write down that it was lost with its VM, and take away what is left of that.
     Bury,
-    /// Take away what is left of the VM; how the command ended is known.
+    /// Take away what is left of the VM; how the command ended is known, or it never ran.
     Finish,
+    /// Take away what is left of a start, and start it again.
+    Start,
     /// Take away everything.
     Remove,
 }
 
-/// What is to be done, by the stage that was written down and whether the VM lives.
-pub fn recovery(stage: Stage, vm_lives: bool) -> Recovery {
-    match (stage, vm_lives) {
-        (Stage::Creating, _) => Recovery::Undo,
-        (Stage::Running | Stage::Paused | Stage::Stopping, true) => Recovery::Adopt,
-        (Stage::Running | Stage::Paused | Stage::Stopping, false) => Recovery::Bury,
-        (Stage::Exited, _) => Recovery::Finish,
-        (Stage::Removing, _) => Recovery::Remove,
+/// What is to be done, by the stage that was written down, whether the VM lives, and whether the sandbox
+/// is to be there even if its start comes to nothing.
+pub fn recovery(stage: Stage, vm_lives: bool, is_kept: bool) -> Recovery {
+    match (stage, vm_lives, is_kept) {
+        (Stage::Created, _, _) => Recovery::Finish,
+        (Stage::Creating, _, false) => Recovery::Undo,
+        (Stage::Creating, _, true) => Recovery::Start,
+        (Stage::Running | Stage::Paused | Stage::Stopping, true, _) => Recovery::Adopt,
+        (Stage::Running | Stage::Paused | Stage::Stopping, false, _) => Recovery::Bury,
+        (Stage::Exited, _, _) => Recovery::Finish,
+        (Stage::Removing, _, _) => Recovery::Remove,
     }
 }
 
@@ -179,7 +198,7 @@ mod tests {
         Event::Resume,
         Event::Stop,
         Event::Ended,
-        Event::Restart,
+        Event::Start,
         Event::Remove,
     ];
 
@@ -204,14 +223,17 @@ mod tests {
             let is_up = after.is_ok_and(Stage::is_up);
             assert!(!is_up, "{event:?} brought an ended command back");
         }
-        assert_eq!(Stage::Exited.after(Event::Restart), Ok(Stage::Creating));
+        assert_eq!(Stage::Exited.after(Event::Start), Ok(Stage::Creating));
     }
 
     #[test]
     fn a_live_vm_is_taken_over_only_where_somebody_was_told_of_it() {
         for stage in Stage::ALL {
-            assert_eq!(recovery(stage, true) == Recovery::Adopt, stage.is_up(), "{stage:?}");
-            assert_eq!(recovery(stage, false) == Recovery::Bury, stage.is_up(), "{stage:?}");
+            for kept in [false, true] {
+                let adopts = recovery(stage, true, kept) == Recovery::Adopt;
+                let buries = recovery(stage, false, kept) == Recovery::Bury;
+                assert_eq!((adopts, buries), (stage.is_up(), stage.is_up()), "{stage:?}");
+            }
         }
     }
 }

@@ -34,7 +34,7 @@ pub fn project(record: &SandboxRecord) -> (SandboxState, Containers) {
 /// Kata has four words for it.
 fn state(stage: Stage) -> StateText {
     match stage {
-        Stage::Creating => StateText::Ready,
+        Stage::Created | Stage::Creating => StateText::Ready,
         Stage::Running => StateText::Running,
         Stage::Paused => StateText::Paused,
         Stage::Stopping | Stage::Exited | Stage::Removing => StateText::Stopped,
@@ -194,7 +194,7 @@ fn container(record: &SandboxRecord) -> ContainerState {
     };
     ContainerState {
         state: match (record.stage, there.pid) {
-            (Stage::Creating, _) | (Stage::Running, None) => StateText::Ready,
+            (Stage::Created | Stage::Creating, _) | (Stage::Running, None) => StateText::Ready,
             (stage, _) => state(stage),
         },
         rootfs: model::RootfsState { block_device_id: String::new(), fs_type: "erofs".to_owned() },

@@ -34,6 +34,9 @@ pub struct SandboxRecord {
     pub boot: String,
     /// Where it is in its life.
     pub stage: Stage,
+    /// It is to be there even if its start comes to nothing: it was created, or has run before.
+    #[serde(default)]
+    pub is_kept: bool,
     /// How long its command gets to stop, in seconds, once somebody asked.
     #[serde(default)]
     pub patience: Option<u64>,
@@ -84,6 +87,9 @@ pub struct ContainerRecord {
     /// Whether that has a terminal.
     #[serde(default)]
     pub terminal: bool,
+    /// Where its streams begin in the log, which may hold those of former runs: stdout, stderr.
+    #[serde(default)]
+    pub log_base: [u64; 2],
 }
 
 impl SandboxRecord {
@@ -96,6 +102,7 @@ impl SandboxRecord {
             created: now(),
             boot: process::host_boot_id().unwrap_or_default(),
             stage: Stage::Creating,
+            is_kept: false,
             patience: None,
             exit_code: None,
             ended: None,
@@ -108,6 +115,11 @@ impl SandboxRecord {
             networks: Vec::new(),
             vm: None,
         }
+    }
+
+    /// Whether nothing of it is on the host.
+    pub fn is_at_rest(&self) -> bool {
+        matches!(self.stage, Stage::Created | Stage::Exited) && self.vm.is_none()
     }
 
     /// Whether the process of its VM lives, in this boot of the host.

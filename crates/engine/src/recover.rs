@@ -114,9 +114,12 @@ async fn one(root: &Root, name: &str) -> Result<Outcome, ClientError> {
     let client = Client::find(root, name)?;
     let before = client.record()?;
     let has_monitor = crate::run_dir::is_alive(root.run(), name);
-    let is_over = before.stage == Stage::Exited && before.vm.is_none();
-    if has_monitor || is_over {
-        return Ok(if is_over { Outcome::Exited } else { Outcome::Well });
+    let due = crate::monitor::is_restart_due(&before);
+    if has_monitor || (before.is_at_rest() && !due) {
+        return Ok(if before.stage == Stage::Exited { Outcome::Exited } else { Outcome::Well });
+    }
+    if due {
+        crate::monitor::wake(root, &before).map_err(|error| client.cannot_talk(error))?;
     }
     // Whoever asks it brings a monitor up.
     match client.show().await {

@@ -187,6 +187,7 @@ impl Sandbox {
                 pid: None,
                 command: resolved.clone(),
                 terminal: command.terminal.is_some(),
+                log_base: [0, 0],
             };
             ledger.update(|record| record.container = Some(there)).await?;
         }

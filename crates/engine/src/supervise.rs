@@ -55,7 +55,7 @@ impl Supervisor {
                 }
                 Err(_) => return,
             };
-            if record.vm.is_none() && !record.stage.is_up() {
+            if record.is_at_rest() {
                 return;
             }
             let began = Instant::now();
@@ -79,7 +79,7 @@ impl Supervisor {
     /// Starts a monitor and waits for its end.
     async fn start_one(&self) {
         tracing::info!(sandbox = self.sandbox, "its monitor is gone: starting one");
-        let mut child = match monitor::start(&self.program, &self.root, &self.sandbox) {
+        let mut child = match monitor::spawn(&self.program, &self.root, &self.sandbox) {
             Ok(child) => child,
             Err(error) => return tracing::error!(%error, "cannot start a monitor"),
         };

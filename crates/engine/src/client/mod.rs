@@ -21,7 +21,6 @@ use crate::monitor::api::{
     RemoveRequest, SandboxView, SignalRequest, Started, StopRequest, Update, Usage,
 };
 use crate::ledger;
-use crate::life::Stage;
 use crate::monitor::{API_SOCKET, wake};
 use crate::record::SandboxRecord;
 use crate::root::Root;
@@ -459,7 +458,7 @@ impl Client {
                 Err(error) => error,
             };
             let record = self.record()?;
-            if record.stage == Stage::Exited && record.vm.is_none() {
+            if record.is_at_rest() {
                 return Err(ClientError::NotRunning { name: self.name.clone() });
             }
             if tokio::time::Instant::now() > deadline {
@@ -474,7 +473,7 @@ impl Client {
         }
     }
 
-    fn cannot_talk(
+    pub(crate) fn cannot_talk(
         &self,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> ClientError {

@@ -5,7 +5,9 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::{API_SOCKET, Ended, Running, STDIO_SOCKET, UNKNOWN, attend, listen, open_log};
+use super::{
+    API_SOCKET, Ended, Running, STDIO_SOCKET, UNKNOWN, again, attend, listen, open_log,
+};
 use crate::error::Error;
 use crate::ledger::Ledger;
 use crate::life::{Event, Recovery, recovery};
@@ -31,12 +33,17 @@ pub async fn adopt(root: &Root, name: &str, cancel: CancellationToken) -> Result
         return Ok(Ended::Over);
     };
     let record = ledger.record();
-    let what = recovery(record.stage, record.vm_lives());
+    let what = recovery(record.stage, record.vm_lives(), record.is_kept);
     tracing::info!(sandbox = name, stage = record.stage.name(), ?what, "recovering");
     match what {
         Recovery::Adopt => {
             take_charge(&ledger).await?;
-            return go_on(root, run_dir, ledger, cancel).await;
+            let ended = go_on(root, run_dir, ledger, cancel.clone()).await?;
+            return again::follow(root, name, ended, cancel).await;
+        }
+        Recovery::Start => {
+            let ended = again::run_again(root, &ledger, run_dir, cancel.clone()).await?;
+            return again::follow(root, name, ended, cancel).await;
         }
         Recovery::Undo | Recovery::Remove => {
             recover::bury(root, &record).await?;
@@ -56,7 +63,15 @@ pub async fn adopt(root: &Root, name: &str, cancel: CancellationToken) -> Result
         }
         Recovery::Finish => finish(root, &ledger, run_dir).await?,
     }
-    Ok(Ended::Over)
+    let Some(ledger) = Ledger::open(root, name)? else { return Ok(Ended::Over) };
+    if !again::is_due(&ledger.record(), !record.is_of_this_boot()) {
+        return Ok(Ended::Over);
+    }
+    let Some(run_dir) = RunDir::adopt(root.run(), name).map_err(room)? else {
+        return Ok(Ended::Over);
+    };
+    let ended = again::run_again(root, &ledger, run_dir, cancel.clone()).await?;
+    again::follow(root, name, ended, cancel).await
 }
 
 fn lost(record: &SandboxRecord) -> String {

@@ -196,6 +196,9 @@ pub struct Order {
     pub command: Command,
     /// Remove the sandbox when the command has ended.
     pub remove: bool,
+    /// Whether the command is started again when it has ended.
+    #[serde(default)]
+    pub restart: crate::restart::Policy,
     /// How much of what it writes is kept.
     #[serde(default)]
     pub log: crate::logs::Limits,

@@ -21,6 +21,7 @@
 //! to the guest, or is asked to make way for a new version, becomes a fresh one ([`Ended::Again`]).
 
 mod adopt;
+mod again;
 pub mod api;
 mod execs;
 mod output;
@@ -39,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::Error;
 use crate::ledger::Ledger;
 use crate::life::{Event, Stage};
-use crate::logs::Writer;
+use crate::logs::{Stream, Writer};
 use crate::process::Process;
 use crate::progress::OnProgress;
 use crate::record::{SandboxRecord, now};
@@ -50,7 +51,8 @@ use crate::sandbox::{Launch, Sandbox, sweep_all};
 use crate::timeline::Timeline;
 use crate::update::Update;
 pub use adopt::adopt;
-pub use wake::{start, wake};
+pub use again::start;
+pub use wake::{spawn, wake};
 use api::{Order, SandboxView};
 use execs::Execs;
 
@@ -142,7 +144,26 @@ pub async fn run(
         }
     };
     ready(&ledger.look(SandboxRecord::view));
-    attend(root, running, cancel).await
+    let ended = attend(root, running, cancel.clone()).await?;
+    again::follow(root, &name, ended, cancel).await
+}
+
+/// Whether a sandbox that has ended is to be started again, now that somebody looks.
+pub(crate) fn is_restart_due(record: &SandboxRecord) -> bool {
+    again::is_due(record, !record.is_of_this_boot())
+}
+
+/// Writes a sandbox down that is to be started later.
+///
+/// # Errors
+/// The name is taken; it cannot be written.
+pub fn create(root: &Root, order: Order) -> Result<SandboxView, Error> {
+    order.sandbox.check()?;
+    let name = order.sandbox.name.clone().unwrap_or_default();
+    let mut record = SandboxRecord::creating(&name, order);
+    (record.stage, record.is_kept, record.monitor) = (Stage::Created, true, None);
+    Ledger::begin(root, record.clone())?;
+    Ok(record.view())
 }
 
 async fn launch(
@@ -190,11 +211,13 @@ async fn begin(
     let log = open_log(root, sandbox.name(), order)?;
     let init = sandbox.start(&order.command).await?;
     let (pid, image) = (init.pid(), sandbox.image().clone());
+    let log_base = [log.end(Stream::Stdout), log.end(Stream::Stderr)];
     let runs = move |record: &mut SandboxRecord| {
         record.image = image;
         record.stage = Stage::Running;
         if let Some(container) = &mut record.container {
             container.pid = Some(pid);
+            container.log_base = log_base;
         }
     };
     ledger.update(runs).await?;
@@ -226,8 +249,9 @@ async fn attend(root: &Root, running: Running, cancel: CancellationToken) -> Res
     let (stage, patience, when_full) =
         ledger.look(|record| (record.stage, record.patience, record.order.when_full));
     let stopping = (stage == Stage::Stopping).then(|| Duration::from_secs(patience.unwrap_or(0)));
-    let recording =
-        output::Recording::begin(log, when_full, init.take_stdout(), init.take_stderr());
+    let base = ledger.look(|record| record.container.as_ref().map_or([0, 0], |c| c.log_base));
+    let outputs = [init.take_stdout(), init.take_stderr()];
+    let recording = output::Recording::begin(log, base, when_full, outputs);
     let monitor = Arc::new(Monitor {
         ledger,
         stage: watch::Sender::new(stage),
@@ -398,7 +422,7 @@ impl Monitor {
     fn alive(&self) -> Result<&Sandbox, Error> {
         match *self.stage.borrow() {
             Stage::Running | Stage::Paused | Stage::Stopping => Ok(&self.sandbox),
-            Stage::Creating | Stage::Exited | Stage::Removing => {
+            Stage::Created | Stage::Creating | Stage::Exited | Stage::Removing => {
                 Err(Error::NotRunning { name: self.sandbox.name().to_owned() })
             }
         }
@@ -409,7 +433,7 @@ impl Monitor {
         match *self.stage.borrow() {
             Stage::Running | Stage::Stopping => Ok(&self.sandbox),
             Stage::Paused => Err(Error::Paused { name: self.sandbox.name().to_owned() }),
-            Stage::Creating | Stage::Exited | Stage::Removing => {
+            Stage::Created | Stage::Creating | Stage::Exited | Stage::Removing => {
                 Err(Error::NotRunning { name: self.sandbox.name().to_owned() })
             }
         }

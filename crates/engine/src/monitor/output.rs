@@ -22,19 +22,20 @@ pub(super) struct Recording {
 }
 
 impl Recording {
-    /// Begins to record. The tasks end with their streams.
+    /// Begins to record the outputs of a command whose streams begin at `base` in the log. The tasks
+    /// end with their streams.
     pub(super) fn begin(
         log: Writer,
+        base: [u64; 2],
         when_full: WhenFull,
-        stdout: Option<Output>,
-        stderr: Option<Output>,
+        outputs: [Option<Output>; 2],
     ) -> Self {
         let log = Arc::new(Mutex::new(log));
-        let streams = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
-        let record = |(stream, output): (Stream, Option<Output>)| {
-            Some(tokio::spawn(copy(output?, stream, log.clone(), when_full)))
+        let streams = [Stream::Stdout, Stream::Stderr].into_iter().zip(base).zip(outputs);
+        let record = |((stream, base), output): ((Stream, u64), Option<Output>)| {
+            Some(tokio::spawn(copy(output?, stream, base, log.clone(), when_full)))
         };
-        Self { tasks: streams.into_iter().filter_map(record).collect() }
+        Self { tasks: streams.filter_map(record).collect() }
     }
 
     /// Waits for the streams' end, at most for `limit`.
@@ -48,11 +49,17 @@ impl Recording {
     }
 }
 
-async fn copy(mut from: Output, stream: Stream, log: Arc<Mutex<Writer>>, when_full: WhenFull) {
+async fn copy(
+    mut from: Output,
+    stream: Stream,
+    base: u64,
+    log: Arc<Mutex<Writer>>,
+    when_full: WhenFull,
+) {
     let locked = || log.lock().unwrap_or_else(PoisonError::into_inner);
     let mut buffer = vec![0; 64 * 1024];
     // What the guest had to drop, and what we could not keep.
-    let mut missing = from.offset().saturating_sub(locked().end(stream));
+    let mut missing = (base + from.offset()).saturating_sub(locked().end(stream));
     loop {
         let count = match from.read(&mut buffer).await {
             Ok(0) => break,

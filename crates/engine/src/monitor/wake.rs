@@ -17,7 +17,7 @@ pub fn wake(root: &Root, record: &SandboxRecord) -> io::Result<()> {
         // It was installed elsewhere since.
         Some(_) | None => std::env::current_exe()?,
     };
-    let mut child = start(&program, root, &record.name)?;
+    let mut child = spawn(&program, root, &record.name)?;
     // Whoever started it may live long, and it may end at once.
     std::thread::spawn(move || child.wait());
     Ok(())
@@ -27,7 +27,7 @@ pub fn wake(root: &Root, record: &SandboxRecord) -> io::Result<()> {
 ///
 /// # Errors
 /// The program cannot be run, or the log not be opened.
-pub fn start(program: &Path, root: &Root, name: &str) -> io::Result<Child> {
+pub fn spawn(program: &Path, root: &Root, name: &str) -> io::Result<Child> {
     let mut command = Command::new(program);
     if let Some(dir) = root.given() {
         command.arg("--root").arg(dir);

@@ -79,9 +79,10 @@ impl Sandbox {
 
 /// A terminal has one output.
 fn output_from(container: &ContainerRecord, log: &Writer) -> StdioResume {
+    let [out, err] = container.log_base;
     StdioResume {
-        stdout: Some(log.end(Stream::Stdout)),
-        stderr: (!container.terminal).then(|| log.end(Stream::Stderr)),
+        stdout: Some(log.end(Stream::Stdout).saturating_sub(out)),
+        stderr: (!container.terminal).then(|| log.end(Stream::Stderr).saturating_sub(err)),
         ..StdioResume::default()
     }
 }
