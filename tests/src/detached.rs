@@ -11,6 +11,8 @@ pub struct Detached<'a> {
     place: &'a Place,
     /// Its name.
     pub name: String,
+    /// Where its monitors are told to die, whoever starts them.
+    points: Option<std::path::PathBuf>,
 }
 
 impl<'a> Detached<'a> {
@@ -21,18 +23,19 @@ impl<'a> Detached<'a> {
     pub fn start(place: &'a Place, options: &[&str]) -> Self {
         let output = place.output([&["run", "--detach", "--accel", "tcg"][..], options].concat());
         assert!(output.status.success(), "{}", text(&output.stderr));
-        Self { place, name: text(&output.stdout).trim().to_owned() }
+        Self { place, name: text(&output.stdout).trim().to_owned(), points: None }
     }
 
-    /// The same with the monitor in an environment in which it can be told where to die.
+    /// The same, whose monitors die at the point whose number is written into this file.
     ///
     /// # Panics
     /// When it does not start.
-    pub fn mortal(place: &'a Place, options: &[&str]) -> Self {
+    pub fn mortal(place: &'a Place, options: &[&str], points: &std::path::Path) -> Self {
         let words = [&["run", "--detach", "--accel", "tcg"][..], options].concat();
-        let output = place.coracle(words).env("CORACLE_TEST_POINTS", "1").output().unwrap();
+        let output = place.coracle(words).env("CORACLE_TEST_POINTS", points).output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
-        Self { place, name: text(&output.stdout).trim().to_owned() }
+        let points = Some(points.to_owned());
+        Self { place, name: text(&output.stdout).trim().to_owned(), points }
     }
 
     /// What `inspect` says.
@@ -80,7 +83,9 @@ impl<'a> Detached<'a> {
     /// Runs a command; `@` stands for the sandbox.
     pub fn output(&self, words: &[&str]) -> Output {
         let words = words.iter().map(|word| if *word == "@" { self.name.as_str() } else { word });
-        self.place.output(words.collect::<Vec<_>>())
+        let mut command = self.place.coracle(words.collect::<Vec<_>>());
+        command.envs(self.points.iter().map(|points| ("CORACLE_TEST_POINTS", points)));
+        command.output().expect("the command under test starts")
     }
 
     /// Runs a command that must succeed, and gives what it printed.

@@ -82,6 +82,11 @@ impl Place {
         Host::scan(self.root(), &self.mark, ground).beyond(&self.before, ground)
     }
 
+    /// What every sandbox of the place has in its name.
+    pub fn mark(&self) -> &str {
+        &self.mark
+    }
+
     /// The pids of the QEMU processes of this place's sandboxes.
     pub fn qemus(&self) -> Vec<u32> {
         host::processes(self.root(), &self.mark)

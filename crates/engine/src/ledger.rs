@@ -130,7 +130,7 @@ impl Ledger {
 
     fn of(root: &Root, record: SandboxRecord) -> Self {
         let name = record.name.clone();
-        let points = Points::of(root.run().join(&name));
+        let points = Points::of_this_process();
         let book = Mutex::new(Book { driver: driver(root), record });
         Self { inner: Arc::new(Inner { name, points, book }) }
     }
@@ -197,8 +197,8 @@ impl Recorder for Ledger {
     }
 }
 
-/// The points between which a monitor may die: before and after each write. A test that has told the
-/// first monitor so has it killed at one of them, by writing the point's number into a file.
+/// The points between which a monitor may die: before and after each write. A test names a file in the
+/// first monitor's environment, and has it killed at the point whose number it writes there.
 #[derive(Debug)]
 struct Points {
     script: Option<PathBuf>,
@@ -207,9 +207,8 @@ struct Points {
 impl Points {
     const VARIABLE: &str = "CORACLE_TEST_POINTS";
 
-    fn of(run_dir: PathBuf) -> Self {
-        let script = std::env::var_os(Self::VARIABLE).map(|_| run_dir.join("die-at"));
-        Self { script }
+    fn of_this_process() -> Self {
+        Self { script: std::env::var_os(Self::VARIABLE).map(PathBuf::from) }
     }
 
     /// Counts the file's number down; at zero the process dies as by SIGKILL from outside.

@@ -115,13 +115,16 @@ async fn one(root: &Root, name: &str) -> Result<Outcome, ClientError> {
     let before = client.record()?;
     let has_monitor = crate::run_dir::is_alive(root.run(), name);
     let due = crate::monitor::is_restart_due(&before);
-    if has_monitor || (before.is_at_rest() && !due) {
+    if before.is_at_rest() && !due {
         return Ok(if before.stage == Stage::Exited { Outcome::Exited } else { Outcome::Well });
+    }
+    if has_monitor && before.stage.is_up() {
+        return Ok(Outcome::Well);
     }
     if due {
         crate::monitor::wake(root, &before).map_err(|error| client.cannot_talk(error))?;
     }
-    // Whoever asks it brings a monitor up.
+    // Whoever asks it brings a monitor up, or waits for one that is about its work.
     match client.show().await {
         Ok(view) if view.state.is_up() => Ok(Outcome::Adopted),
         Ok(_) => Ok(Outcome::Exited),

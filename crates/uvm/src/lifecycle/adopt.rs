@@ -116,6 +116,9 @@ impl UtilityVm {
             host,
         });
         tokio::spawn(watch::watch(machine.clone()));
+        if machine.keeper_identity() != record.keeper {
+            crate::lifecycle::locked(&machine.shares).cut_off();
+        }
         let vm = Self { _tie: Arc::new(Tie(machine.clone())), machine };
         if status == VmStatus::Paused {
             // A guest that stands still answers nobody.

@@ -121,6 +121,9 @@ pub(crate) struct Facts {
     server: Option<ProcessIdentity>,
     /// It is being made or removed.
     is_underway: bool,
+    /// The connection between guest and server was lost with the keeper that carried it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_cut: bool,
 }
 
 /// How it is served.
@@ -191,6 +194,17 @@ impl Shares {
 
     fn server(&self, name: &str) -> Option<Arc<Server>> {
         self.there.get(name).and_then(|there| there.server.clone())
+    }
+
+    /// The channel was lost: 9P runs over it, and what was open is lost with its connection.
+    pub(crate) fn cut_off(&mut self) {
+        for there in self.there.values_mut() {
+            there.facts.is_cut |= matches!(there.facts.kind, Kind::Plan9 { .. });
+        }
+    }
+
+    fn is_cut(&self, name: &str) -> bool {
+        self.there.get(name).is_some_and(|there| there.facts.is_cut)
     }
 
     fn mark(&mut self, name: &str, is_underway: bool) {

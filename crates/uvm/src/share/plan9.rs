@@ -44,9 +44,10 @@ impl Plan9Share {
         &self.name
     }
 
-    /// Whether its server has died: what the guest does in it fails. Remove it and add it anew.
+    /// Whether its server has died, or the keeper that carried its connection: what the guest does in
+    /// it fails. Remove it and add it anew.
     pub fn is_broken(&self) -> bool {
-        self.server.is_dead()
+        self.server.is_dead() || locked(&self.vm.machine.shares).is_cut(&server_name(&self.name))
     }
 
     /// Removes the share.
@@ -132,6 +133,7 @@ impl UtilityVm {
             mount_path: wanted.uvm_path.clone(),
             server: None,
             is_underway: true,
+            is_cut: false,
         };
         locked(&machine.shares).arrive(&key, facts);
         let made = async {

@@ -129,6 +129,7 @@ impl UtilityVm {
             mount_path: mount_path.clone(),
             server: None,
             is_underway: true,
+            is_cut: false,
         };
         locked(&machine.shares).arrive(&tag, facts);
         let made = machine.make_virtiofs(&tag, host_path, &mount_path, view, read_only).await;
