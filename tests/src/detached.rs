@@ -53,7 +53,12 @@ impl<'a> Detached<'a> {
 
     /// The monitor that is there now, as the list has it: nobody is asked, so none is woken.
     pub fn monitor(&self) -> Option<u32> {
-        self.listed()["monitor"]["pid"].as_u64().map(|pid| u32::try_from(pid).unwrap())
+        self.listed()["monitor"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
+    }
+
+    /// The process of its VM.
+    pub fn vm(&self) -> Option<u32> {
+        self.listed()["vm"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
     }
 
     /// The sandbox as the list has it.

@@ -33,6 +33,11 @@ impl Host {
         Host { seen, root: root.to_owned(), mark: mark.to_owned() }
     }
 
+    /// Everything that was seen.
+    pub fn lines(&self) -> Vec<String> {
+        self.seen.iter().cloned().collect()
+    }
+
     /// What is here and was not in `before`. The dying get three seconds to be gone:
     /// a killed process is there until it is reaped.
     pub fn beyond(&self, before: &Host, ground: Option<&Ground>) -> Vec<String> {

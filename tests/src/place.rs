@@ -75,8 +75,13 @@ impl Place {
         self.dir.path()
     }
 
-    /// What a test may not lose sight of: what is on the host of this place beyond what was there when
-    /// it was made.
+    /// What is on the host of this place now.
+    pub fn seen(&self) -> Vec<String> {
+        Host::scan(self.root(), &self.mark, self.ground.as_ref()).lines()
+    }
+
+    /// What is on the host of this place beyond what was there when it was made; the dying get three
+    /// seconds.
     pub fn left(&self) -> Vec<String> {
         let ground = self.ground.as_ref();
         Host::scan(self.root(), &self.mark, ground).beyond(&self.before, ground)

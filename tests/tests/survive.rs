@@ -22,7 +22,7 @@ impl Dice {
     fn new() -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let given = std::env::var("CORACLE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = given.unwrap_or(now.as_nanos() as u64);
+        let seed = given.unwrap_or(u64::from(now.subsec_nanos()) ^ now.as_secs());
         println!("CORACLE_TEST_SEED={seed}");
         Self(seed | 1)
     }
@@ -76,7 +76,14 @@ fn two_hundred_killed_monitors_lose_no_byte_of_output_no_command_and_no_disk() {
             let (mut echoed, mut refused) = (0_u32, 0_u32);
             while !over() {
                 let word = format!("word{echoed}");
-                let output = sandbox.output(&["exec", "@", "--", "sh", "-c", &format!("echo {word}; exit 7")]);
+                let output = sandbox.output(&[
+                    "exec",
+                    "@",
+                    "--",
+                    "sh",
+                    "-c",
+                    &format!("echo {word}; exit 7"),
+                ]);
                 match output.status.code() {
                     Some(7) => {
                         assert_eq!(text(&output.stdout), format!("{word}\n"));
@@ -100,7 +107,8 @@ fn two_hundred_killed_monitors_lose_no_byte_of_output_no_command_and_no_disk() {
                     let said = text(&output.stderr);
                     let code = output.status.code();
                     // Whether it was done before the monitor died is seen by the next.
-                    let is_known = ["E-MONITOR", "E-PLUG-UNKNOWN", "E-PLUG-AMBIGUOUS", "E-PLUG-BUSY"];
+                    let is_known =
+                        ["E-MONITOR", "E-PLUG-UNKNOWN", "E-PLUG-AMBIGUOUS", "E-PLUG-BUSY"];
                     let is_told = is_known.iter().any(|known| said.contains(known));
                     assert!(code == Some(0) || is_told, "{words:?} {code:?}: {said}");
                 }
@@ -143,7 +151,7 @@ fn a_command_feels_nothing_of_the_monitors_that_die_under_its_streams() {
     let place = Place::new();
     let mut dice = Dice::new();
     let sandbox = Detached::start(&place, &[]);
-    let bytes: Vec<u8> = (0..4_000_000).map(|_| dice.roll(256) as u8).collect();
+    let bytes: Vec<u8> = (0..4_000_000).map(|_| dice.roll(256).to_le_bytes()[0]).collect();
     let file = place.root().join("input");
     fs::write(&file, &bytes).unwrap();
     let exec = place
@@ -161,7 +169,12 @@ fn a_command_feels_nothing_of_the_monitors_that_die_under_its_streams() {
         killed += 1;
     }
     let output = waiting.join().unwrap();
-    assert_eq!(output.status.code(), Some(9), "{}", text(&output.stderr[..100.min(output.stderr.len())]));
+    assert_eq!(
+        output.status.code(),
+        Some(9),
+        "{}",
+        text(&output.stderr[..100.min(output.stderr.len())])
+    );
     let digest = |bytes: &[u8]| Sha256::digest(bytes);
     assert_eq!(output.stdout.len(), bytes.len());
     assert_eq!(digest(&output.stdout), digest(&bytes));
@@ -199,9 +212,14 @@ fn without_monitor_and_keeper_everything_goes_on_and_the_next_command_takes_it_u
         kill(sandbox.keeper());
         sandbox.kill_monitor();
         let before = beats();
-        until("the shares work without a runtime", Duration::from_secs(20), || beats() > before + 3);
+        until("the shares work without a runtime", Duration::from_secs(20), || {
+            beats() > before + 3
+        });
         // Nobody is there, and the list knows it.
-        assert_eq!((sandbox.listed()["state"].as_str(), sandbox.monitor()), (Some("running"), None));
+        assert_eq!(
+            (sandbox.listed()["state"].as_str(), sandbox.monitor()),
+            (Some("running"), None)
+        );
         assert_eq!(sandbox.sh("cat /vol/file"), "shared\n", "round {round}");
         assert!(sandbox.monitor().is_some());
         until("there is a keeper again", Duration::from_secs(10), || sandbox.keeper().is_some());
@@ -216,7 +234,9 @@ fn without_monitor_and_keeper_everything_goes_on_and_the_next_command_takes_it_u
     // A stop that its monitor does not live to see through.
     let stop = place.coracle(["stop", "-t", "30", &sandbox.name]).stdout(Stdio::null()).spawn();
     let mut stop = stop.unwrap();
-    until("it is being stopped", Duration::from_secs(10), || sandbox.listed()["state"] != "running");
+    until("it is being stopped", Duration::from_secs(10), || {
+        sandbox.listed()["state"] != "running"
+    });
     sandbox.kill_monitor();
     stop.wait().unwrap();
     let code = sandbox.output(&["wait", "@"]).status.code();
@@ -245,7 +265,7 @@ fn an_end_nobody_sees_is_told_by_the_guest_and_one_of_the_vm_by_the_host() {
     // The VM is killed under its monitor; and with it.
     for with_monitor in [false, true] {
         let sandbox = Detached::start(&place, &[]);
-        let vm = sandbox.view()["vm"]["pid"].as_u64().map(|pid| pid as u32);
+        let vm = sandbox.vm();
         if with_monitor {
             kill(sandbox.keeper());
             sandbox.kill_monitor();
@@ -265,12 +285,13 @@ fn an_end_nobody_sees_is_told_by_the_guest_and_one_of_the_vm_by_the_host() {
 #[test]
 fn after_a_boot_of_the_host_policies_act_and_the_rest_is_cleaned_up() {
     let place = Place::new();
-    let always = Detached::start(&place, &["--restart", "always", "--", "sh", "-c", "echo up; sleep 1000"]);
+    let always =
+        Detached::start(&place, &["--restart", "always", "--", "sh", "-c", "echo up; sleep 1000"]);
     let never = Detached::start(&place, &["--", "sleep", "1000"]);
     // All processes are gone, and with them what is in /run.
     for sandbox in [&always, &never] {
         kill(sandbox.keeper());
-        let vm = sandbox.listed()["vm"]["pid"].as_u64().map(|pid| pid as u32);
+        let vm = sandbox.vm();
         sandbox.kill_monitor();
         kill(vm);
     }
@@ -288,7 +309,10 @@ fn after_a_boot_of_the_host_policies_act_and_the_rest_is_cleaned_up() {
     always.run(&["stop", "-t", "0", "@"]);
     sleep(Duration::from_millis(500));
     assert_eq!(always.listed()["state"], "exited");
-    let fails = Detached::start(&place, &["--restart", "on-failure:1", "--", "sh", "-c", "echo try; exit 3"]);
+    let fails = Detached::start(
+        &place,
+        &["--restart", "on-failure:1", "--", "sh", "-c", "echo try; exit 3"],
+    );
     until("it has been tried twice", Duration::from_secs(30), || {
         let view = fails.listed();
         view["state"] == "exited" && view["restarts"] == 1

@@ -89,7 +89,15 @@ pub fn run(args: &LogsArgs, root: &Root) -> Result<ExitCode> {
         chunks = tail(chunks, lines);
     }
     printer.print(&chunks)?;
-    while args.follow {
+    if args.follow {
+        follow(&client, &mut reader, &mut printer)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what comes until the command has ended.
+fn follow(client: &Client, reader: &mut Reader, printer: &mut Printer) -> Result<()> {
+    loop {
         // Looked at first: what is written before the end is read below.
         let is_over = match client.record() {
             Ok(record) => !record.stage.is_up(),
@@ -99,11 +107,10 @@ pub fn run(args: &LogsArgs, root: &Root) -> Result<ExitCode> {
         let chunks = reader.chunks()?;
         printer.print(&chunks)?;
         if is_over {
-            break;
+            return Ok(());
         }
         std::thread::sleep(LOOK);
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The last lines of both streams together.

@@ -28,9 +28,8 @@ pub struct RecoverArgs {
 
 /// Takes them up.
 pub fn run(args: &RecoverArgs, root: &Root) -> Result<ExitCode> {
-    let recovered = crate::life::block_on(async {
-        Ok(recover::all(root, &args.sandboxes).await?)
-    })?;
+    let recovered =
+        crate::life::block_on(async { Ok(recover::all(root, &args.sandboxes).await?) })?;
     let mut code = ExitCode::SUCCESS;
     for (name, outcome) in recovered {
         let (word, error) = match &outcome {
@@ -44,7 +43,9 @@ pub fn run(args: &RecoverArgs, root: &Root) -> Result<ExitCode> {
             code = ExitCode::from(1);
         }
         match args.format {
-            Format::Json => println!("{}", json!({ "name": name, "outcome": word, "error": error })),
+            Format::Json => {
+                println!("{}", json!({ "name": name, "outcome": word, "error": error }))
+            }
             Format::Text => match error {
                 Some(error) => println!("{name}  {word}: {error}"),
                 None => println!("{name}  {word}"),

@@ -467,7 +467,9 @@ impl Error {
             Error::State { name, .. } | Error::BadRecord { name, .. } => {
                 Some(format!("`coracle state verify {name}` tells what is wrong with it"))
             }
-            Error::NewerRecord { .. } => Some("use the coracle that wrote it, or a later".to_owned()),
+            Error::NewerRecord { .. } => {
+                Some("use the coracle that wrote it, or a later".to_owned())
+            }
             Error::Leftovers { .. } => {
                 Some("`coracle gc` lists what it is; try again with `coracle recover`".to_owned())
             }

@@ -113,7 +113,8 @@ struct Sandboxes {
 impl Sandboxes {
     fn look(root: &Root) -> Result<Self, GcError> {
         let known = ledger::names(root).map_err(|error| GcError::States(Box::new(error)))?;
-        let owned = entries(root.run()).into_iter().filter(|name| run_dir::is_alive(root.run(), name));
+        let owned =
+            entries(root.run()).into_iter().filter(|name| run_dir::is_alive(root.run(), name));
         Ok(Self { owned: owned.collect(), known: known.into_iter().collect() })
     }
 
@@ -138,7 +139,9 @@ pub fn look(root: &Root) -> Result<Vec<Leak>, GcError> {
         // Those with a dot are drafts, and the folder of the networks.
         !name.starts_with('.') && !sandboxes.is_cared_for(name)
     }));
-    leaks.extend(folders(&root.data().join("logs"), Kind::Log, |name| !sandboxes.is_cared_for(name)));
+    leaks.extend(folders(&root.data().join("logs"), Kind::Log, |name| {
+        !sandboxes.is_cared_for(name)
+    }));
     leaks.sort_by(|one, other| (&one.sandbox, one.kind).cmp(&(&other.sandbox, other.kind)));
     Ok(leaks)
 }
@@ -148,8 +151,7 @@ pub fn look(root: &Root) -> Result<Vec<Leak>, GcError> {
 /// # Errors
 /// It could not be taken away; it can be tried again.
 pub async fn clear(root: &Root, leak: &Leak) -> Result<(), GcError> {
-    let failed =
-        |source| GcError::Remove { kind: leak.kind, what: leak.what.clone(), source };
+    let failed = |source| GcError::Remove { kind: leak.kind, what: leak.what.clone(), source };
     match leak.kind {
         Kind::Sandbox => {
             let name = leak.sandbox.clone();

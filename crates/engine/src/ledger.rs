@@ -14,9 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coracle_persist::driver::{
-    By, DriverError, FsDriver, OwnRecord, PersistDriver, Save, Whole,
-};
+use coracle_persist::driver::{By, DriverError, FsDriver, OwnRecord, PersistDriver, Save, Whole};
 use coracle_persist::lock::Ask;
 use coracle_persist::root::Root as StateRoot;
 use coracle_uvm::{Recorder, RecordingError, VmRecord};
@@ -159,11 +157,7 @@ impl Ledger {
         written.await.unwrap_or(Err(Error::Interrupted))
     }
 
-    fn write(
-        &self,
-        by: By<'_>,
-        change: impl FnOnce(&mut SandboxRecord),
-    ) -> Result<(), Error> {
+    fn write(&self, by: By<'_>, change: impl FnOnce(&mut SandboxRecord)) -> Result<(), Error> {
         let mut book = self.book();
         let Book { driver, record } = &mut *book;
         change(record);
@@ -173,12 +167,8 @@ impl Ledger {
         let member = serde_json::to_value(&*record)
             .map_err(|source| Error::BadRecord { name: self.inner.name.clone(), source })?;
         own.members.insert(MEMBER.to_owned(), member);
-        let save = Save {
-            sandbox: &sandbox,
-            containers: &containers,
-            record: Some(&own),
-            only_if: None,
-        };
+        let save =
+            Save { sandbox: &sandbox, containers: &containers, record: Some(&own), only_if: None };
         driver.save(by, save).map_err(|source| failed("write", &self.inner.name, source))?;
         self.inner.points.pass();
         Ok(())

@@ -185,7 +185,8 @@ fn container(record: &SandboxRecord) -> ContainerState {
     };
     let plugs = || record.plugs.iter().filter(|plug| plug.is_there());
     let map = |plug: &crate::plug::SavedPlug| {
-        let path = plug.plugged.spec.destination.as_ref().filter(|path| path.starts_with("/dev/"))?;
+        let path =
+            plug.plugged.spec.destination.as_ref().filter(|path| path.starts_with("/dev/"))?;
         Some(model::DeviceMap {
             id: device_id(plug.number()),
             container_path: path.clone(),

@@ -15,7 +15,6 @@ use crate::network::SavedNetwork;
 use crate::plug::SavedPlug;
 use crate::spec::{Resolved, RootFs};
 
-
 /// The form of the record.
 pub const SCHEMA: u32 = 1;
 
@@ -160,9 +159,11 @@ impl SandboxRecord {
                 .monitor
                 .filter(|monitor| self.is_of_this_boot() && monitor.is_alive())
                 .map(|monitor| ProcessView { pid: monitor.pid }),
-            vm: self.vm_lives().then(|| self.vm.as_ref()).flatten().map(|vm| ProcessView {
-                pid: vm.identity().pid,
-            }),
+            vm: self
+                .vm
+                .as_ref()
+                .filter(|_| self.vm_lives())
+                .map(|vm| ProcessView { pid: vm.identity().pid }),
             networks: self.networks.iter().flat_map(SavedNetwork::shown).collect(),
             plugs: self.plugs.iter().map(|plug| plug.plugged.clone()).collect(),
         }

@@ -97,9 +97,7 @@ impl RunDir {
         make_private(&path)?;
         match lock_file(&path.join(LOCK)) {
             Ok(lock) => Ok(Some(RunDir { path, _lock: lock })),
-            Err(RunDirError::Lock { source, .. })
-                if source.kind() == io::ErrorKind::WouldBlock =>
-            {
+            Err(RunDirError::Lock { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {
                 Ok(None)
             }
             Err(error) => Err(error),

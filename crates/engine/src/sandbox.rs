@@ -243,7 +243,6 @@ impl Sandbox {
         self.vm.vm_identity().pid
     }
 
-
     /// Its VM.
     pub(crate) fn vm(&self) -> &UtilityVm {
         &self.vm

@@ -86,8 +86,7 @@ pub mod process {
 /// What runs in a VM, as the bridge knows it.
 pub mod container {
     pub use coracle_bridge::client::{
-        BridgeError, Container, Process, StdinResume, StdinWriter, Stdio, StdioResume,
-        StdoutReader,
+        BridgeError, Container, Process, StdinResume, StdinWriter, Stdio, StdioResume, StdoutReader,
     };
     pub use coracle_bridge::hresult::Hresult;
     pub use coracle_bridge::message::{

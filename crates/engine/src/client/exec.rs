@@ -208,7 +208,6 @@ async fn carry_input(
     Ok(())
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

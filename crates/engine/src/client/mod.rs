@@ -16,11 +16,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::ledger;
 use crate::monitor::api::{
     AttachRequest, Attached, Command, Exit, Failure, Kind, LeaveRequest, PlugSpec, Plugged,
     RemoveRequest, SandboxView, SignalRequest, Started, StopRequest, Update, Usage,
 };
-use crate::ledger;
 use crate::monitor::{API_SOCKET, wake};
 use crate::record::SandboxRecord;
 use crate::root::Root;
@@ -119,8 +119,12 @@ impl ClientError {
             Self::Unknown { .. } => Some("see what there is: `coracle ls`".to_owned()),
             Self::Ambiguous { .. } => Some("write more of the name".to_owned()),
             Self::Read(source) | Self::Remove { source, .. } => source.help(),
-            Self::NotRunning { name } => Some(format!("see how it ended: `coracle inspect {name}`")),
-            Self::Talk { .. } => Some("`coracle recover` takes up sandboxes without a monitor".to_owned()),
+            Self::NotRunning { name } => {
+                Some(format!("see how it ended: `coracle inspect {name}`"))
+            }
+            Self::Talk { .. } => {
+                Some("`coracle recover` takes up sandboxes without a monitor".to_owned())
+            }
             Self::Failed { failure, .. } => failure.help.clone(),
         }
     }
@@ -162,12 +166,15 @@ pub fn names(root: &Root) -> Result<Vec<String>, ClientError> {
     ledger::names(root).map_err(|error| ClientError::Read(Box::new(error)))
 }
 
+/// A sandbox by its name, and what is written down of it if that can be read.
+pub type Listed = (String, Result<SandboxView, ClientError>);
+
 /// What is written down of every sandbox, by name. One that is being removed may be missing; of one
 /// that cannot be read the error is given.
 ///
 /// # Errors
 /// The directory of the states cannot be read.
-pub fn all(root: &Root) -> Result<Vec<(String, Result<SandboxView, ClientError>)>, ClientError> {
+pub fn all(root: &Root) -> Result<Vec<Listed>, ClientError> {
     let read = |name: String| {
         let read = ledger::read(root, &name).map_err(|error| ClientError::Read(Box::new(error)));
         match read {

@@ -106,8 +106,13 @@ impl Writer {
 }
 
 fn open(path: &Path) -> io::Result<(File, u64)> {
-    let mut file =
-        OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
     let size = file.seek(SeekFrom::End(0))?;
     Ok((file, size))
 }
@@ -129,8 +134,8 @@ fn last_line(file: &mut File, size: &mut u64) -> io::Result<Option<Line>> {
         block.append(&mut tail);
         tail = block;
         // A line is what is between two ends of lines, or the file's start and one.
-        let mut ends = tail.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
-        while let Some((end, _)) = ends.next() {
+        let ends = tail.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+        for (end, _) in ends {
             let from = tail[..end].iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
             let from = match (from, start) {
                 (Some(from), _) => from,
@@ -200,8 +205,10 @@ mod tests {
         for number in 0..500 {
             writer.append(Stream::Stdout, format!("{number:050}\n").as_bytes()).unwrap();
         }
-        let sizes: u64 =
-            fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+        let sizes: u64 = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|e| e.unwrap().metadata().unwrap().len())
+            .sum();
         assert!(sizes <= 3 * (4096 + 256), "{sizes}");
         let [out, _] = read(folder.path());
         assert!(String::from_utf8(out).unwrap().ends_with(&format!("{:050}\n", 499)));

@@ -5,9 +5,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    API_SOCKET, Ended, Running, STDIO_SOCKET, UNKNOWN, again, attend, listen, open_log,
-};
+use super::{API_SOCKET, Ended, Running, STDIO_SOCKET, UNKNOWN, again, attend, listen, open_log};
 use crate::error::Error;
 use crate::ledger::Ledger;
 use crate::life::{Event, Recovery, recovery};

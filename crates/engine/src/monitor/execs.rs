@@ -245,7 +245,9 @@ fn attend(monitor: &Arc<Monitor>, exec: Arc<Exec>) {
 /// Reads outputs nobody claims.
 async fn throw_away(monitor: &Monitor, exec: &Exec) {
     for stream in ["stdout", "stderr"] {
-        let Ok(Some((output, keep))) = open_output(monitor, exec, stream, 0).await else { continue };
+        let Ok(Some((output, keep))) = open_output(monitor, exec, stream, 0).await else {
+            continue;
+        };
         tokio::spawn(async move {
             let mut output = output;
             let _ = tokio::io::copy(&mut output, &mut tokio::io::sink()).await;

@@ -52,9 +52,9 @@ use crate::timeline::Timeline;
 use crate::update::Update;
 pub use adopt::adopt;
 pub use again::start;
-pub use wake::{spawn, wake};
 use api::{Order, SandboxView};
 use execs::Execs;
+pub use wake::{spawn, wake};
 
 /// The socket of the API, in the sandbox's run directory.
 pub const API_SOCKET: &str = "api.sock";
@@ -340,7 +340,11 @@ impl Monitor {
                 record.reason = reason;
             };
             let Err(error) = self.ledger.update(over).await else { return };
-            tracing::error!(code, error = &error as &dyn std::error::Error, "cannot write down the end");
+            tracing::error!(
+                code,
+                error = &error as &dyn std::error::Error,
+                "cannot write down the end"
+            );
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}
                 // Nobody wants to know any more.

@@ -88,12 +88,7 @@ async fn copy(
     }
 }
 
-fn write(
-    log: &mut Writer,
-    stream: Stream,
-    missing: &mut u64,
-    bytes: &[u8],
-) -> std::io::Result<()> {
+fn write(log: &mut Writer, stream: Stream, missing: &mut u64, bytes: &[u8]) -> std::io::Result<()> {
     if *missing > 0 {
         log.skip(stream, *missing)?;
         *missing = 0;

@@ -12,8 +12,7 @@ use tokio::net::UnixListener;
 
 use super::api::{
     AttachRequest, Attached, Command, Exit, Failure, LeaveRequest, PlugSpec, Plugged,
-    RemoveRequest, SandboxView, SignalRequest, SizeRequest, Started, StopRequest, Update,
-    Usage,
+    RemoveRequest, SandboxView, SignalRequest, SizeRequest, Started, StopRequest, Update, Usage,
 };
 use super::execs::{self, Exec};
 use super::{Error, Monitor};
@@ -72,8 +71,8 @@ pub(super) async fn serve(monitor: Arc<Monitor>, listener: UnixListener) {
         .route("/v1/plugs", get(list_plugs).post(add_plug))
         .route("/v1/plugs/remove", post(remove_plug))
         .with_state(monitor);
-    let serving = axum::serve(listener, router)
-        .with_graceful_shutdown(async move { over.cancelled().await });
+    let serving =
+        axum::serve(listener, router).with_graceful_shutdown(async move { over.cancelled().await });
     if let Err(error) = serving.await {
         tracing::error!(%error, "the API ended");
     }

@@ -113,8 +113,9 @@ impl SavedNetwork {
 }
 
 impl Networks {
-    /// The networks that were written down, of a VM that was adopted. Those the former owner had not
-    /// put into the VM yet are left, and so is what it had joined without writing that down.
+    /// The networks that were written down, of a VM that was adopted. Those of which the VM has not all
+    /// cards, because the former owner died on their way in or out, are left, and so is what it had
+    /// joined without writing that down.
     pub(crate) async fn adopt(
         root: &Root,
         sandbox: &str,
@@ -125,11 +126,17 @@ impl Networks {
         let helper = ledger.look(|record| record.order.sandbox.helper.clone());
         let networks = Self::new(root, sandbox, helper.as_deref(), Some(ledger));
         networks.locked().extend(saved.iter().map(SavedNetwork::restore));
-        let waiting: Vec<String> =
-            saved.iter().filter(|known| !known.in_vm).map(|known| known.network.clone()).collect();
-        for network in waiting {
+        let in_vm = vm.network_namespaces().remove(&sandbox.to_ascii_lowercase());
+        let in_vm = in_vm.unwrap_or_default();
+        let is_half = |known: &&SavedNetwork| {
+            let mut ids = known.cards.iter().map(|c| c.described.id.to_ascii_lowercase());
+            !known.in_vm || !ids.all(|id| in_vm.contains(&id))
+        };
+        let half: Vec<String> =
+            saved.iter().filter(is_half).map(|known| known.network.clone()).collect();
+        for network in half {
             if let Err(error) = networks.leave(&network).await {
-                tracing::error!(network, %error, "a network nobody was told of is not left");
+                tracing::error!(network, %error, "a network on its way in or out is not left");
             }
         }
         networks.leave_strays(vm).await;

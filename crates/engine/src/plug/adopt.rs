@@ -19,7 +19,8 @@ impl Plugs {
         container: Option<&str>,
     ) -> Self {
         for plug in saved.iter().filter(|plug| plug.handle.is_none()) {
-            if let (Some(destination), Some(container)) = (&plug.plugged.spec.destination, container)
+            if let (Some(destination), Some(container)) =
+                (&plug.plugged.spec.destination, container)
                 && let Err(error) = vm.hide_in_container(container, destination).await
             {
                 tracing::debug!(destination, %error, "the container has nothing to hide");

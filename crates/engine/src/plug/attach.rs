@@ -48,9 +48,7 @@ impl Handle {
             Self::Pipe(pipe) => HandleId::Pipe(pipe.host_path.clone()),
             Self::Pmem(path) => HandleId::Pmem(path.clone()),
             Self::Device(device) => HandleId::Device(device.id.clone()),
-            Self::Served(disk) => {
-                HandleId::Served(disk.device.id.clone(), disk.uvm_path.clone())
-            }
+            Self::Served(disk) => HandleId::Served(disk.device.id.clone(), disk.uvm_path.clone()),
         }
     }
 

@@ -50,10 +50,8 @@ impl Sandbox {
         let container = container.map_err(failed("resume the container of"))?;
         let stdio = output_from(&there, log);
         let init = process::resume(&vm, &name, &there.id, pid, stdio).await?;
-        let plugs =
-            Plugs::adopt(vm.clone(), ledger.clone(), &record.plugs, Some(&there.id)).await;
-        let networks =
-            Networks::adopt(root, &name, &vm, ledger.clone(), &record.networks).await;
+        let plugs = Plugs::adopt(vm.clone(), ledger.clone(), &record.plugs, Some(&there.id)).await;
+        let networks = Networks::adopt(root, &name, &vm, ledger.clone(), &record.networks).await;
         let holdings = Holdings {
             run_dir: Some(run_dir),
             networks: Some(networks.clone()),

@@ -41,7 +41,10 @@ pub enum KeeperStartError {
 /// A keeper that serves the VM's folder.
 #[derive(Debug)]
 pub(super) enum RunningKeeper {
-    Task { stop: oneshot::Sender<()>, task: JoinHandle<()> },
+    Task {
+        stop: oneshot::Sender<()>,
+        task: JoinHandle<()>,
+    },
     Process(Child, ProcessIdentity),
     /// Started by another process, which is dead.
     Adopted(Process),

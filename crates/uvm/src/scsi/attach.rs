@@ -145,21 +145,22 @@ impl Machine {
     /// Takes away disks and mounts that were on their way in or out when this VM's former owner died,
     /// and references of which nobody was told. The guest may never have heard of them.
     pub(crate) async fn clear_scsi(&self, saved: &SavedDesk) {
-        let (mounts, disks) = saved.underway();
-        for (path, mount) in mounts {
-            let released = locked(&self.scsi).mounts.release(&path);
+        for (path, mount) in saved.mounts_underway() {
+            let released = locked(&self.scsi).mounts.release(path);
             let disk = locked(&self.scsi).disks.get(&mount.host_path).cloned();
             if let (Released::Last(_), Some(disk)) = (released, disk) {
-                let request = DiskRequest::mounted(&mount, &path);
-                self.forget_in_guest(&path, mapped(&disk, &path, &request, true)).await;
+                let request = DiskRequest::mounted(mount, path);
+                self.forget_in_guest(path, mapped(&disk, path, &request, true)).await;
             }
-            locked(&self.scsi).mounts.depart(&path, &Ok(()));
+            locked(&self.scsi).mounts.depart(path, &Ok(()));
         }
-        for (path, disk) in disks {
-            if matches!(locked(&self.scsi).disks.release(&path), Released::Last(_)) {
-                self.forget_in_guest(&path, ejected(&disk)).await;
-                self.unplug_leftover(&device_id(&disk)).await;
-                locked(&self.scsi).disks.depart(&path, &Ok(()));
+        for (path, disk) in saved.disks_underway() {
+            // Not held over what follows.
+            let released = locked(&self.scsi).disks.release(path);
+            if matches!(released, Released::Last(_)) {
+                self.forget_in_guest(path, ejected(disk)).await;
+                self.unplug_leftover(&device_id(disk)).await;
+                locked(&self.scsi).disks.depart(path, &Ok(()));
             }
         }
         let (mounts, disks) = locked(&self.scsi).surplus();

@@ -65,14 +65,14 @@ impl SavedDesk {
         self.disks.iter().map(|disk| disk.value.slot).collect()
     }
 
-    /// Mounts and then disks that were on their way in or out.
-    pub(crate) fn underway(&self) -> (Vec<(String, Mounted)>, Vec<(String, Attached)>) {
-        let mounts = self.mounts.iter().filter(|mount| mount.is_underway);
-        let disks = self.disks.iter().filter(|disk| disk.is_underway);
-        (
-            mounts.map(|mount| (mount.key.clone(), mount.value.clone())).collect(),
-            disks.map(|disk| (disk.key.clone(), disk.value.clone())).collect(),
-        )
+    /// Mounts that were on their way in or out, by guest path.
+    pub(crate) fn mounts_underway(&self) -> impl Iterator<Item = (&String, &Mounted)> {
+        self.mounts.iter().filter(|mount| mount.is_underway).map(|mount| (&mount.key, &mount.value))
+    }
+
+    /// Disks that were, by host path.
+    pub(crate) fn disks_underway(&self) -> impl Iterator<Item = (&String, &Attached)> {
+        self.disks.iter().filter(|disk| disk.is_underway).map(|disk| (&disk.key, &disk.value))
     }
 }
 

@@ -13,10 +13,10 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use coracle_vmm::process::stderr_pipe;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use coracle_vmm::process::stderr_pipe;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 

@@ -270,9 +270,8 @@ impl Machine {
         let _ = std::fs::remove_file(&path);
         let stream = stream?;
         let spawned = private_view::spawn(&program, folder, tag, listener, view).await?;
-        let sidecar = Sidecar::watch(spawned.0, spawned.1).map_err(|source| ServerError::Spawn {
-            command: program.display().to_string(),
-            source,
+        let sidecar = Sidecar::watch(spawned.0, spawned.1).map_err(|source| {
+            ServerError::Spawn { command: program.display().to_string(), source }
         })?;
         Ok((sidecar, stream.into()))
     }

@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::access::{self, Held};
 use super::bus::Sysfs;
+use super::claim;
 use super::error::VpciError;
 use super::source::Source;
-use super::claim;
 use super::{Place, SavedVpci, There, Vpci};
 use crate::errors::{Result, UvmError};
 use crate::lifecycle::{Machine, locked};

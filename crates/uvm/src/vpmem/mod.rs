@@ -16,8 +16,8 @@ use crate::lifecycle::{Machine, UtilityVm, locked};
 use crate::modify::ModifyError;
 use crate::plug::{Released, Reserved, share, to_the_end};
 
-pub(crate) use slots::{SavedSlots, Slots};
 use slots::{FileId, Slot};
+pub(crate) use slots::{SavedSlots, Slots};
 
 /// The kernel's memory devices come in pieces of this many bytes.
 const PAGE: u64 = 4096;

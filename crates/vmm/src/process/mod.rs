@@ -175,7 +175,7 @@ impl Process {
 pub fn processes_with((variable, value): &(String, String)) -> Vec<ProcessIdentity> {
     let wanted = format!("{variable}={value}");
     all_processes()
-        .filter(|(_, environment)| environment.iter().any(|entry| *entry == wanted))
+        .filter(|(_, environment)| environment.contains(&wanted))
         .map(|(identity, _)| identity)
         .collect()
 }
