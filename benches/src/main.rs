@@ -14,6 +14,7 @@ mod raw;
 mod shared;
 mod state;
 mod stream;
+mod survive;
 mod table;
 
 use std::path::PathBuf;
@@ -24,13 +25,14 @@ use table::{Budget, Row};
 
 fn main() -> Result<ExitCode> {
     let mut args = std::env::args().skip(1);
-    let usage = "usage: coracle-benches COMMAND GUEST_DIR [boot|stream|memory|plugs|network|state|baseline]...";
+    let usage = "usage: coracle-benches COMMAND GUEST_DIR [boot|stream|memory|plugs|network|state|survive|baseline]...";
     let coracle = PathBuf::from(args.next().context(usage)?);
     let guest = PathBuf::from(args.next().context(usage)?);
     let mut wanted: Vec<String> = args.collect();
     if wanted.is_empty() {
-        wanted =
-            ["boot", "stream", "memory", "plugs", "network", "state"].map(str::to_owned).to_vec();
+        wanted = ["boot", "stream", "memory", "plugs", "network", "state", "survive"]
+            .map(str::to_owned)
+            .to_vec();
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let mut rows = Vec::new();
@@ -42,6 +44,7 @@ fn main() -> Result<ExitCode> {
             "plugs" => runtime.block_on(plugs::measure(&coracle, &guest))?,
             "network" => network::measure(&coracle, &guest)?,
             "state" => state::measure()?,
+            "survive" => runtime.block_on(survive::measure(&coracle, &guest))?,
             "baseline" => baselines(&guest)?,
             other => bail!("no bench named {other:?}; {usage}"),
         });

@@ -54,8 +54,9 @@ pub async fn measure(coracle: &Path, guest: &Path) -> Result<Vec<Row>> {
     ])
 }
 
+/// Kibibytes as mebibytes.
 #[expect(clippy::cast_precision_loss, reason = "memory of a small program")]
-fn as_mib(kib: u64) -> f64 {
+pub fn as_mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
 }
 
@@ -69,7 +70,11 @@ async fn agent_kib(container: &coracle_uvm::container::Container) -> Result<u64>
     anonymous_kib(&text)
 }
 
-fn status_kib(pid: u32) -> Result<u64> {
+/// The anonymous memory of a process.
+///
+/// # Errors
+/// It is gone.
+pub fn status_kib(pid: u32) -> Result<u64> {
     anonymous_kib(&fs::read_to_string(format!("/proc/{pid}/status"))?)
 }
 

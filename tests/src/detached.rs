@@ -26,6 +26,11 @@ impl<'a> Detached<'a> {
         Self { place, name: text(&output.stdout).trim().to_owned(), points: None }
     }
 
+    /// One that somebody has started.
+    pub fn named(place: &'a Place, name: &str) -> Self {
+        Self { place, name: name.to_owned(), points: None }
+    }
+
     /// The same, whose monitors die at the point whose number is written into this file.
     ///
     /// # Panics
@@ -73,16 +78,38 @@ impl<'a> Detached<'a> {
 
     /// The keeper of its channel.
     pub fn keeper(&self) -> Option<u32> {
-        let named = |(_, line): &&(u32, String)| {
-            line.contains(" keeper ") && line.contains(&format!("--sandbox {} ", self.name))
-        };
-        let all = crate::host::processes(self.place.root(), &self.name);
-        all.iter().find(named).map(|(pid, _)| *pid)
+        self.place.keeper(&self.name)
     }
 
     /// Kills the monitor, if there is one.
     pub fn kill_monitor(&self) {
         kill(self.monitor());
+    }
+
+    /// Kills monitor and keeper until there is none: each starts the other when it has time to.
+    pub fn kill_runtime(&self) {
+        self.kill_all(|line| line.contains(" keeper ") || line.contains(" monitor "));
+    }
+
+    /// The same with the VM and everything that serves it.
+    pub fn kill_everything(&self) {
+        self.kill_all(|_| true);
+    }
+
+    fn kill_all(&self, is_meant: impl Fn(&str) -> bool) {
+        let mut quiet = 0;
+        while quiet < 3 {
+            let all = crate::host::processes(self.place.root(), &self.name);
+            let (word, folder) = (format!(" {} ", self.name), format!("/{}/", self.name));
+            let of_it = |line: &str| line.contains(&word) || line.contains(&folder);
+            let meant: Vec<_> =
+                all.iter().filter(|(_, line)| of_it(line) && is_meant(line)).collect();
+            quiet = if meant.is_empty() { quiet + 1 } else { 0 };
+            for (pid, _) in meant {
+                kill(Some(*pid));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 
     /// Runs a command; `@` stands for the sandbox.

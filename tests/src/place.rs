@@ -92,6 +92,14 @@ impl Place {
         &self.mark
     }
 
+    /// The keeper of a sandbox's channel.
+    pub fn keeper(&self, sandbox: &str) -> Option<u32> {
+        let named = |(_, line): &&(u32, String)| {
+            line.contains(" keeper ") && line.contains(&format!("--sandbox {sandbox} "))
+        };
+        host::processes(self.root(), &self.mark).iter().find(named).map(|(pid, _)| *pid)
+    }
+
     /// The pids of the QEMU processes of this place's sandboxes.
     pub fn qemus(&self) -> Vec<u32> {
         host::processes(self.root(), &self.mark)

@@ -355,15 +355,18 @@ fn cni_plugins_and_prepared_namespaces_give_a_sandbox_its_network() {
     }
     assert_eq!(seen(), before);
 
-    // A monitor that is killed leaves nothing that the next command does not clean up.
+    // What is left when all of it is killed is cleaned up by whoever takes it up.
     let mut detached =
         place.coracle(["run", "-d", "--accel=tcg", "--name=gone", "--net", "cni:lab"]);
     let started = detached.env("CNI_CONF_DIR", folder.path()).output().unwrap();
     assert!(started.status.success(), "{}", text(&started.stderr));
     assert_eq!(leases(), 1);
-    kill_monitor(&place, "gone");
-    place.output(["ls"]);
+    let gone = Detached::named(&place, "gone");
+    gone.kill_everything();
+    let mut recover = place.coracle(["recover"]);
+    assert!(recover.env("CNI_CONF_DIR", folder.path()).status().unwrap().success());
     assert_eq!(leases(), 0);
+    gone.run(&["rm", "@"]);
     // The bridge plugin turns forwarding on and leaves it so.
     let undo = "ip link del cnilab; ip link del outer; echo 0 > /proc/sys/net/ipv4/ip_forward";
     place.ground().run("host", undo);
@@ -371,43 +374,34 @@ fn cni_plugins_and_prepared_namespaces_give_a_sandbox_its_network() {
     place.assert_nothing_left();
 }
 
-/// Ends the monitor of a sandbox by force, by its pid, and waits until its VM has gone with it.
-fn kill_monitor(place: &Place, sandbox: &str) {
-    let view = place.output(["inspect", sandbox]);
-    let view: Value = serde_json::from_str(&text(&view.stdout)).unwrap();
-    for who in ["monitor", "vm"] {
-        let pid = view[who]["pid"].as_i64().unwrap().to_string();
-        if who == "monitor" {
-            assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
-        }
-        for _ in 0..300 {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            if stat.is_empty() || stat.contains(") Z ") {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
 #[test]
-fn what_a_killed_monitor_had_of_a_network_goes_with_the_next_command() {
+fn a_network_outlives_the_monitor_and_goes_with_the_vm() {
     let place = Place::networked();
     let stays = idle(&place, "stays", &[]);
     let gone = server(&place, "gone", &["-p", "127.0.0.1:8080:80"]);
-    kill_monitor(&place, &gone.name);
-    // Its port and its name are free again, the other sandbox never noticed.
-    let again = server(&place, "gone", &["-p", "127.0.0.1:8080:80"]);
+    let answers = || fetch_from(&place, "host", "http://127.0.0.1:8080/hostname");
+    // Its port and its name answer while nobody looks after it, and when another does.
+    gone.kill_runtime();
+    assert_eq!(answers().as_deref(), Some("gone\n"));
+    assert_eq!(gone.monitor(), None);
     assert_eq!(fetch(&stays, "http://gone/hostname").as_deref(), Some("gone\n"));
-    assert_eq!(
-        fetch_from(&place, "host", "http://127.0.0.1:8080/hostname").as_deref(),
-        Some("gone\n")
-    );
+    gone.sh("true");
+    assert!(gone.monitor().is_some());
+    assert_eq!(answers().as_deref(), Some("gone\n"));
+
+    // With its VM they go, as soon as it is taken up: they are for others then.
+    gone.kill_everything();
+    assert!(place.output(["recover", "gone"]).status.success());
     let network: Value = serde_json::from_str(&stays.run(&["net", "inspect", "default"])).unwrap();
-    assert_eq!(network["leases"].as_object().unwrap().len(), 2);
-    kill_monitor(&place, &again.name);
-    kill_monitor(&place, &stays.name);
-    place.output(["ls"]);
+    assert_eq!(network["leases"].as_object().unwrap().len(), 1);
+    gone.run(&["rm", "@"]);
+    let again = server(&place, "gone", &["-p", "127.0.0.1:8080:80"]);
+    assert_eq!(answers().as_deref(), Some("gone\n"));
+    assert_eq!(fetch(&stays, "http://gone/hostname").as_deref(), Some("gone\n"));
+    again.run(&["rm", "-f", "@"]);
+    stays.kill_everything();
+    place.output(["recover"]);
+    stays.run(&["rm", "@"]);
     drop((stays, gone, again));
     place.assert_nothing_left();
 }

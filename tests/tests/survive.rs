@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -209,8 +209,7 @@ fn without_monitor_and_keeper_everything_goes_on_and_the_next_command_takes_it_u
         assert_eq!(sandbox.sh("cat /nine/file"), "shared\n");
     }
     for round in 0..3 {
-        kill(sandbox.keeper());
-        sandbox.kill_monitor();
+        sandbox.kill_runtime();
         let before = beats();
         until("the shares work without a runtime", Duration::from_secs(20), || {
             beats() > before + 3
@@ -252,8 +251,7 @@ fn an_end_nobody_sees_is_told_by_the_guest_and_one_of_the_vm_by_the_host() {
     let place = Place::new();
     // The command ends while nobody is there.
     let sandbox = Detached::start(&place, &["--", "sh", "-c", "sleep 1; echo last words; exit 7"]);
-    kill(sandbox.keeper());
-    sandbox.kill_monitor();
+    sandbox.kill_runtime();
     sleep(Duration::from_millis(1500));
     // It is taken up, and at once found to have ended.
     let recovered = text(&place.output(["recover"]).stdout);
@@ -267,8 +265,7 @@ fn an_end_nobody_sees_is_told_by_the_guest_and_one_of_the_vm_by_the_host() {
         let sandbox = Detached::start(&place, &[]);
         let vm = sandbox.vm();
         if with_monitor {
-            kill(sandbox.keeper());
-            sandbox.kill_monitor();
+            sandbox.kill_runtime();
         }
         kill(vm);
         assert_eq!(sandbox.output(&["wait", "@"]).status.code(), Some(255));
@@ -290,10 +287,7 @@ fn after_a_boot_of_the_host_policies_act_and_the_rest_is_cleaned_up() {
     let never = Detached::start(&place, &["--", "sleep", "1000"]);
     // All processes are gone, and with them what is in /run.
     for sandbox in [&always, &never] {
-        kill(sandbox.keeper());
-        let vm = sandbox.vm();
-        sandbox.kill_monitor();
-        kill(vm);
+        sandbox.kill_everything();
     }
     fs::remove_dir_all(place.root().join("run")).unwrap();
     let recovered = place.output(["recover"]);
@@ -324,5 +318,69 @@ fn after_a_boot_of_the_host_policies_act_and_the_rest_is_cleaned_up() {
     for sandbox in [&always, &never, &fails] {
         sandbox.run(&["rm", "--force", "@"]);
     }
+    place.assert_nothing_left();
+}
+
+/// A file system of its own, as small as that, on a folder.
+struct Small<'a>(&'a std::path::Path);
+
+impl<'a> Small<'a> {
+    fn mount(at: &'a std::path::Path, mib: u32) -> Self {
+        fs::create_dir_all(at).unwrap();
+        let size = format!("size={mib}m");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).status();
+        assert!(mounted.unwrap().success());
+        Self(at)
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_stops_no_command_and_its_end_is_written_down_when_there_is_room() {
+    let place = Place::new();
+    let states = place.root().join("sbs");
+    let small = Small::mount(&states, 2);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let disk = elsewhere.path().join("disk.img");
+    fs::File::create(&disk).unwrap().set_len(1 << 20).unwrap();
+    let disk = disk.to_str().unwrap();
+    let waits = "trap 'exit 4' TERM; n=0; while :; do echo $n; n=$((n+1)); sleep 0.1; done";
+    let sandbox = Detached::start(&place, &["--", "sh", "-c", waits]);
+    let filler = states.join(".filler");
+    let full = fs::write(&filler, vec![0; 4 << 20]);
+    assert!(full.is_err(), "the disk is not full");
+    // What is set aside for the end of a command is used up first.
+    let refused = (0..200).find_map(|_| {
+        let output = sandbox.output(&["disk", "add", "@", disk]);
+        if !output.status.success() {
+            return Some(text(&output.stderr));
+        }
+        let output = sandbox.output(&["disk", "rm", "@", disk]);
+        (!output.status.success()).then(|| text(&output.stderr))
+    });
+    let refused = refused.expect("a full disk refuses nothing");
+    assert!(refused.contains("E-STATE-IO") || refused.contains("E-VM-RECORD"), "{refused}");
+    // It goes on, and so does whoever takes it over.
+    for _ in 0..3 {
+        sandbox.kill_monitor();
+        kill(sandbox.keeper());
+        assert_eq!(sandbox.sh("echo well"), "well\n");
+    }
+    let stop = place.coracle(["stop", "-t", "20", &sandbox.name]).stdout(Stdio::null()).spawn();
+    sleep(Duration::from_millis(500));
+    fs::remove_file(&filler).unwrap();
+    assert!(stop.unwrap().wait().unwrap().success());
+    assert_eq!(sandbox.output(&["wait", "@"]).status.code(), Some(4));
+    let log = text(&sandbox.output(&["logs", "@"]).stdout);
+    assert!(counted(&log) > 5);
+    sandbox.run(&["rm", "@"]);
+    drop(sandbox);
+    drop(small);
     place.assert_nothing_left();
 }

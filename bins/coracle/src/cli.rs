@@ -46,7 +46,7 @@ pub enum Command {
     #[command(visible_alias = "ps")]
     Ls(crate::life::LsArgs),
     /// Show everything there is to say about a sandbox, as JSON.
-    Inspect(crate::life::OneArgs),
+    Inspect(crate::life::InspectArgs),
     /// Print what a detached sandbox's command has written.
     Logs(crate::logs::LogsArgs),
     /// Take up sandboxes that have no monitor.
@@ -55,6 +55,18 @@ pub enum Command {
     Gc(crate::gc::GcArgs),
     /// Wait until a sandbox's command ends, and end as it did.
     Wait(crate::life::OneArgs),
+    /// Watch a detached sandbox's command until it ends, and end as it did.
+    Attach(crate::attach::AttachArgs),
+    /// Say what has happened to sandboxes.
+    Events(crate::events::EventsArgs),
+    /// Copy files to and from a sandbox that runs.
+    Cp(crate::cp::CpArgs),
+    /// Say what an error's code means.
+    Explain(crate::explain::ExplainArgs),
+    /// Put everything there is to know of a sandbox into one archive.
+    Dump(crate::dump::DumpArgs),
+    /// Show what sandboxes use, over and over.
+    Top(crate::top::TopArgs),
     /// Send a sandbox's command a signal.
     Kill(crate::life::KillArgs),
     /// Show what sandboxes use.

@@ -33,6 +33,24 @@ pub struct OneArgs {
     pub format: Format,
 }
 
+/// `coracle inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = "EXAMPLES:\n  \
+    coracle inspect web\n  \
+    coracle inspect -f monitor.pid web\n  \
+    coracle inspect -f networks.0.addresses web")]
+pub struct InspectArgs {
+    /// The sandbox, or a beginning of its name that is nobody else's.
+    #[arg(value_name = "SANDBOX")]
+    sandbox: String,
+    /// Print this member alone: names and numbers with dots between.
+    #[arg(short, long, value_name = "PATH")]
+    field: Option<String>,
+    /// How errors and the whole are written.
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
 /// `coracle kill`.
 #[derive(Debug, Args)]
 pub struct KillArgs {
@@ -118,16 +136,34 @@ fn print_table(out: &mut impl Write, views: &[SandboxView]) -> std::io::Result<(
     Ok(())
 }
 
-/// Prints everything there is to say about a sandbox.
-pub fn inspect(args: &OneArgs, root: &Root) -> Result<ExitCode> {
+/// Prints everything there is to say about a sandbox, or one member of it.
+pub fn inspect(args: &InspectArgs, root: &Root) -> Result<ExitCode> {
     let client = Client::find(root, &args.sandbox)?;
     let view = block_on(async { Ok(client.show().await?) })?;
-    let text = match args.format {
-        Format::Json => serde_json::to_string(&view)?,
-        Format::Text => serde_json::to_string_pretty(&view)?,
+    let text = match (&args.field, args.format) {
+        (Some(field), _) => member(&serde_json::to_value(&view)?, field)?,
+        (None, Format::Json) => serde_json::to_string(&view)?,
+        (None, Format::Text) => serde_json::to_string_pretty(&view)?,
     };
     println!("{text}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// A member by its path; texts without their quotes.
+fn member<'a>(view: &'a serde_json::Value, field: &str) -> Result<String> {
+    let step = |value: &'a serde_json::Value, name: &str| match name.parse::<usize>() {
+        Ok(index) => value.get(index),
+        Err(_) => value.get(name),
+    };
+    let found = field.split('.').try_fold(view, step);
+    match found {
+        Some(serde_json::Value::String(text)) => Ok(text.clone()),
+        Some(other) => Ok(other.to_string()),
+        None => {
+            let advice = "`coracle inspect SANDBOX` shows all there is".to_owned();
+            Err(anyhow::anyhow!("it has no {field:?} now").context(crate::report::Advice(advice)))
+        }
+    }
 }
 
 /// Waits for the command's end and ends as it did.

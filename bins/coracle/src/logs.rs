@@ -142,13 +142,20 @@ fn tail(chunks: Vec<Chunk>, lines: usize) -> Vec<Chunk> {
     kept
 }
 
-struct Printer {
+/// Prints pieces of a log, each stream to ours of the same name.
+pub struct Printer {
     timestamps: bool,
     json: bool,
 }
 
 impl Printer {
-    fn print(&mut self, chunks: &[Chunk]) -> Result<()> {
+    /// One that adds nothing.
+    pub fn plain() -> Self {
+        Self { timestamps: false, json: false }
+    }
+
+    /// Prints these.
+    pub fn print(&mut self, chunks: &[Chunk]) -> Result<()> {
         let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
         for chunk in chunks {
             if self.json {

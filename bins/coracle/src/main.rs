@@ -1,12 +1,17 @@
 //! The `coracle` command: parse, dispatch, map the outcome to an exit code.
 
 mod accel;
+mod attach;
 mod cli;
 mod columns;
+mod cp;
 mod detach;
 mod detached;
 mod doctor;
+mod dump;
+mod events;
 mod exec;
+mod explain;
 mod foreground;
 mod gc;
 mod guest;
@@ -27,6 +32,7 @@ mod size;
 mod state;
 mod streams;
 mod terminal;
+mod top;
 
 use std::process::ExitCode;
 
@@ -107,6 +113,30 @@ fn main() -> ExitCode {
         Command::Resume(args) => {
             format = args.format;
             resources::set_paused(&args, false, &root)
+        }
+        Command::Attach(args) => {
+            format = args.format;
+            attach::run(&args, &root)
+        }
+        Command::Events(args) => {
+            format = args.format;
+            events::run(&args, &root)
+        }
+        Command::Cp(args) => {
+            format = args.format;
+            cp::run(&args, &root)
+        }
+        Command::Dump(args) => {
+            format = args.format;
+            dump::run(&args, &root)
+        }
+        Command::Top(args) => {
+            format = args.format;
+            top::run(&args, &root)
+        }
+        Command::Explain(args) => {
+            format = args.format;
+            explain::run(&args)
         }
         Command::Kill(args) => {
             format = args.format;

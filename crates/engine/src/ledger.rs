@@ -20,6 +20,7 @@ use coracle_persist::root::Root as StateRoot;
 use coracle_uvm::{Recorder, RecordingError, VmRecord};
 
 use crate::error::Error;
+use crate::events::Event;
 use crate::projection;
 use crate::record::{SCHEMA, SandboxRecord};
 use crate::root::Root;
@@ -38,6 +39,7 @@ pub struct Ledger {
 
 #[derive(Debug)]
 struct Inner {
+    root: Root,
     name: String,
     points: Points,
     book: Mutex<Book>,
@@ -113,8 +115,10 @@ impl Ledger {
         if read(root, &record.name)?.is_some() {
             return Err(Error::Exists { name: record.name });
         }
+        let first = Event::between(None, &record);
         let ledger = Self::of(root, record);
         ledger.write(By::Asking(Ask::exclusive(PATIENCE).or_create()), |_| {})?;
+        first.inspect(|event| event.append(root));
         Ok(ledger)
     }
 
@@ -130,7 +134,7 @@ impl Ledger {
         let name = record.name.clone();
         let points = Points::of_this_process();
         let book = Mutex::new(Book { driver: driver(root), record });
-        Self { inner: Arc::new(Inner { name, points, book }) }
+        Self { inner: Arc::new(Inner { root: root.clone(), name, points, book }) }
     }
 
     /// What is written down, or would be if writing had not failed.
@@ -160,6 +164,7 @@ impl Ledger {
     fn write(&self, by: By<'_>, change: impl FnOnce(&mut SandboxRecord)) -> Result<(), Error> {
         let mut book = self.book();
         let Book { driver, record } = &mut *book;
+        let before = record.clone();
         change(record);
         self.inner.points.pass();
         let (sandbox, containers) = projection::project(record);
@@ -171,6 +176,9 @@ impl Ledger {
             Save { sandbox: &sandbox, containers: &containers, record: Some(&own), only_if: None };
         driver.save(by, save).map_err(|source| failed("write", &self.inner.name, source))?;
         self.inner.points.pass();
+        if let Some(event) = Event::between(Some(&before), record) {
+            event.append(&self.inner.root);
+        }
         Ok(())
     }
 

@@ -2,24 +2,30 @@
 //!
 //! This crate joins what knows nothing of each other: the image crate makes a root file
 //! system, the utility VM boots and runs containers, and here stands who owns what, in which
-//! order things come and go, and what is said when they do not. Today one process launches a
-//! sandbox, waits for its command and takes everything down again ([`Sandbox`]); the ownership
-//! is in one place so that another process can take it over.
+//! order things come and go, and what is said when they do not. A sandbox is owned by one process
+//! and written down step by step, so that another process can take it over.
 //!
 //! * [`spec`]: what is asked for, checked and completed from the image's defaults (pure);
 //! * [`oci`]: from there to an OCI runtime specification (pure);
+//! * [`life`]: the stages of a sandbox, and what to do with one whose owner died (pure);
+//! * [`restart`]: whether a command that has ended is started again (pure);
 //! * [`sandbox`]: the order of things;
 //! * [`process`]: a command that runs;
 //! * [`plug`]: what is plugged in, and what containers see of it;
 //! * [`network`]: the networks it is on;
+//! * [`record`], [`ledger`], [`projection`]: what is written down, when, and as Kata reads it;
+//! * [`logs`], [`events`]: what its command wrote, and what happened to it;
 //! * [`root`], [`run_dir`]: directories and who owns them;
-//! * [`monitor`], [`client`]: the process that owns a sandbox, and how others talk to it;
+//! * [`monitor`], [`supervise`], [`client`]: the process that owns a sandbox, who starts it anew, and
+//!   how others talk to it;
+//! * [`recover`], [`gc`]: what is left behind, and how it goes;
 //! * [`timeline`]: when each phase was reached.
 
 #![forbid(unsafe_code)]
 
 pub mod client;
 mod error;
+pub mod events;
 pub mod gc;
 pub mod ledger;
 pub mod life;

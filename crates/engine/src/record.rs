@@ -174,3 +174,37 @@ impl SandboxRecord {
 pub(crate) fn now() -> String {
     jiff::Timestamp::now().strftime("%FT%T%.3fZ").to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use coracle_persist::driver::OwnRecord;
+
+    use super::*;
+
+    /// What every version wrote of a sandbox with one thing of each kind, running.
+    #[test]
+    fn a_record_of_every_version_there_was_is_understood() {
+        let folder =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/records");
+        let mut versions = 0;
+        for version in std::fs::read_dir(folder).unwrap() {
+            let path = version.unwrap().path().join("coracle.json");
+            let own = OwnRecord::decode(&std::fs::read(&path).unwrap()).unwrap();
+            let record: SandboxRecord =
+                serde_json::from_value(own.members["sandbox"].clone()).unwrap();
+            let view = record.view();
+            assert_eq!((view.name.as_str(), view.state), ("fixture", Stage::Running), "{path:?}");
+            assert_eq!((view.plugs.len(), view.networks.len()), (5, 1), "{path:?}");
+            // Of another boot: nobody of it is mistaken for somebody who lives.
+            assert!(view.monitor.is_none() && view.vm.is_none() && !record.vm_lives());
+            assert!(record.plugs.iter().all(SavedPlug::is_there), "{path:?}");
+            let vm = record.vm.as_ref().unwrap();
+            assert_eq!((vm.servers().len(), vm.disks().len()), (2, 1), "{path:?}");
+            let (sandbox, containers) = crate::projection::project(&record);
+            assert_eq!(sandbox.sandbox_container, "fixture");
+            assert_eq!(containers.len(), 1);
+            versions += 1;
+        }
+        assert!(versions > 0);
+    }
+}

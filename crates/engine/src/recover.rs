@@ -10,6 +10,7 @@ use coracle_uvm::process::{PART, Process, ProcessIdentity, all_processes};
 
 use crate::client::{self, Client, ClientError};
 use crate::error::Error;
+use crate::events::Event;
 use crate::ledger;
 use crate::life::Stage;
 use crate::network;
@@ -70,7 +71,9 @@ pub(crate) fn forget(root: &Root, name: &str) -> Result<(), Error> {
         }
         Ok(()) | Err(_) => {}
     }
-    ledger::forget(root, name)
+    ledger::forget(root, name)?;
+    Event::removed(name).append(root);
+    Ok(())
 }
 
 /// What became of a sandbox that was taken up.

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::ledger::Ledger;
+use crate::monitor::api::Diagnostics;
 use crate::network::Networks;
 use crate::oci::{self, ContainerSpec, specification};
 use crate::plug::Plugs;
@@ -241,6 +242,19 @@ impl Sandbox {
     /// The process of the VM on the host.
     pub fn vm_pid(&self) -> u32 {
         self.vm.vm_identity().pid
+    }
+
+    /// What there is to see when it does not do what it should; what cannot be had says why.
+    pub(crate) async fn diagnostics(&self, ask_guest: bool) -> Diagnostics {
+        let stacks = match ask_guest {
+            true => self.vm.dump_stacks().await.unwrap_or_else(|error| format!("none: {error}\n")),
+            false => "none: it is paused\n".to_owned(),
+        };
+        Diagnostics {
+            guest_stacks: stacks,
+            console: self.vm.console_tail().await,
+            vm_status: self.vm.status().await,
+        }
     }
 
     /// Its VM.

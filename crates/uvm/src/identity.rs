@@ -58,6 +58,14 @@ impl UtilityVm {
         self.machine.clock.read()
     }
 
+    /// What the machine monitor says of the VM, in a word; why not, if it does not.
+    pub async fn status(&self) -> String {
+        match self.machine.vm.status().await {
+            Ok(status) => format!("{status:?}").to_ascii_lowercase(),
+            Err(error) => format!("unknown: {error}"),
+        }
+    }
+
     /// The last lines the guest's kernel wrote on its console.
     pub async fn console_tail(&self) -> String {
         self.machine.vm.console_tail().await

@@ -18,8 +18,8 @@ use tokio::net::UnixStream;
 
 use crate::ledger;
 use crate::monitor::api::{
-    AttachRequest, Attached, Command, Exit, Failure, Kind, LeaveRequest, PlugSpec, Plugged,
-    RemoveRequest, SandboxView, SignalRequest, Started, StopRequest, Update, Usage,
+    AttachRequest, Attached, Command, Diagnostics, Exit, Failure, Kind, LeaveRequest, PlugSpec,
+    Plugged, RemoveRequest, SandboxView, SignalRequest, Started, StopRequest, Update, Usage,
 };
 use crate::monitor::{API_SOCKET, wake};
 use crate::record::SandboxRecord;
@@ -54,7 +54,7 @@ pub enum ClientError {
     #[error("cannot read what is written down of the sandboxes")]
     Read(#[source] Box<crate::Error>),
     /// It has ended, so this cannot be asked of it.
-    #[error("the sandbox {name} does not run")]
+    #[error("the sandbox {name} is not running")]
     NotRunning {
         /// The sandbox.
         name: String,
@@ -298,6 +298,14 @@ impl Client {
     /// The guest does not answer; the monitor cannot be asked.
     pub async fn stats(&self) -> Result<Usage, ClientError> {
         self.get("/v1/stats").await
+    }
+
+    /// What there is to see of it when it does not do what it should.
+    ///
+    /// # Errors
+    /// The monitor cannot be asked.
+    pub async fn diagnostics(&self) -> Result<Diagnostics, ClientError> {
+        self.get("/v1/diagnostics").await
     }
 
     /// Makes it so.

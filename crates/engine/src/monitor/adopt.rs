@@ -35,7 +35,7 @@ pub async fn adopt(root: &Root, name: &str, cancel: CancellationToken) -> Result
     tracing::info!(sandbox = name, stage = record.stage.name(), ?what, "recovering");
     match what {
         Recovery::Adopt => {
-            take_charge(&ledger).await?;
+            take_charge(&ledger).await;
             let ended = go_on(root, run_dir, ledger, cancel.clone()).await?;
             return again::follow(root, name, ended, cancel).await;
         }
@@ -96,10 +96,13 @@ async fn finish(root: &Root, ledger: &Ledger, run_dir: RunDir) -> Result<(), Err
     ledger.update(gone).await
 }
 
-/// Writes down who owns it now.
-async fn take_charge(ledger: &Ledger) -> Result<(), Error> {
+/// Writes down who owns it now. A full disk keeps nobody from looking after what runs.
+async fn take_charge(ledger: &Ledger) {
     let us = coracle_uvm::process::ProcessIdentity::of_this_process().ok();
-    ledger.update(move |record| record.monitor = us).await
+    if let Err(error) = ledger.update(move |record| record.monitor = us).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "cannot write down who owns the sandbox now");
+    }
 }
 
 async fn go_on(

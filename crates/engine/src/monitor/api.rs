@@ -7,6 +7,7 @@
 //! | `GET /v1/sandbox` | | [`SandboxView`] |
 //! | `GET /v1/exit` | | [`Exit`], when the container's command has ended |
 //! | `GET /v1/stats` | | [`Usage`] |
+//! | `GET /v1/diagnostics` | | [`Diagnostics`] |
 //! | `POST /v1/update` | [`Update`] | [`SandboxView`] |
 //! | `POST /v1/pause`, `POST /v1/resume` | | [`SandboxView`] |
 //! | `POST /v1/signal` | [`SignalRequest`] | |
@@ -82,6 +83,17 @@ pub struct SandboxView {
 pub struct ProcessView {
     /// Its number.
     pub pid: u32,
+}
+
+/// What there is to see of a sandbox that does not do what it should.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diagnostics {
+    /// The stacks of the agent's tasks.
+    pub guest_stacks: String,
+    /// The last lines of the guest's kernel.
+    pub console: String,
+    /// What the machine monitor says of the VM.
+    pub vm_status: String,
 }
 
 /// How a command ended: 0 to 255, 128 and a signal's number for one it died of.

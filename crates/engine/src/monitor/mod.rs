@@ -396,29 +396,43 @@ impl Monitor {
         }
     }
 
-    /// Asks for the command's end, written down first: a fresh monitor goes on with it.
+    /// Asks for the command's end, written down first: a fresh monitor goes on with it. What cannot be
+    /// written down is done all the same: whoever stops a sandbox may do so because the disk is full.
     async fn ask_to_stop(&self, limit: Duration) -> Result<(), Error> {
         let seconds = limit.as_secs();
-        self.move_to(Event::Stop, move |record| record.patience = Some(seconds)).await?;
+        let moved = self.move_to(Event::Stop, move |record| record.patience = Some(seconds)).await;
+        match moved {
+            Err(error @ Error::State { .. }) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "cannot write down that it is to stop");
+                self.stage.send_replace(Stage::Stopping);
+            }
+            other => other?,
+        }
         self.stop.send_replace(Some(limit));
         Ok(())
     }
 
-    /// Writes down a change of stage, and makes it.
+    /// Writes down a change of stage, and makes it. What is written down decides: the command may just
+    /// have ended.
     async fn move_to(
         &self,
         event: Event,
         change: impl FnOnce(&mut SandboxRecord) + Send + 'static,
     ) -> Result<(), Error> {
-        let name = self.sandbox.name().to_owned();
-        let next = self.stage.borrow().after(event);
-        let next = next.map_err(|_| Error::NotRunning { name })?;
+        let not_running = || Error::NotRunning { name: self.sandbox.name().to_owned() };
+        let wanted = self.stage.borrow().after(event).map_err(|_| not_running())?;
         let moved = move |record: &mut SandboxRecord| {
-            record.stage = next;
-            change(record);
+            if let Ok(next) = record.stage.after(event) {
+                record.stage = next;
+                change(record);
+            }
         };
         self.ledger.update(moved).await?;
-        self.stage.send_replace(next);
+        if self.ledger.look(|record| record.stage) != wanted {
+            return Err(not_running());
+        }
+        self.stage.send_replace(wanted);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use tokio::net::UnixListener;
 
 use super::api::{
-    AttachRequest, Attached, Command, Exit, Failure, LeaveRequest, PlugSpec, Plugged,
+    AttachRequest, Attached, Command, Diagnostics, Exit, Failure, LeaveRequest, PlugSpec, Plugged,
     RemoveRequest, SandboxView, SignalRequest, SizeRequest, Started, StopRequest, Update, Usage,
 };
 use super::execs::{self, Exec};
@@ -59,6 +59,7 @@ pub(super) async fn serve(monitor: Arc<Monitor>, listener: UnixListener) {
         .route("/v1/signal", post(signal))
         .route("/v1/stop", post(stop))
         .route("/v1/stats", get(stats))
+        .route("/v1/diagnostics", get(diagnostics))
         .route("/v1/update", post(update))
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
@@ -104,6 +105,10 @@ async fn stats(State(monitor): Shared) -> Answer<Usage> {
     Ok(Json(monitor.alive()?.usage(ask_guest).await?))
 }
 
+async fn diagnostics(State(monitor): Shared) -> Answer<Diagnostics> {
+    Ok(Json(monitor.alive()?.diagnostics(!monitor.is_paused()).await))
+}
+
 async fn update(State(monitor): Shared, Json(asked): Json<Update>) -> Answer<SandboxView> {
     monitor.update(&asked).await?;
     Ok(Json(monitor.view()))
@@ -125,7 +130,11 @@ async fn stop(State(monitor): Shared, Json(asked): Json<StopRequest>) -> Answer<
         if monitor.is_paused() {
             monitor.set_paused(false).await?;
         }
-        monitor.ask_to_stop(Duration::from_secs(asked.timeout)).await?;
+        match monitor.ask_to_stop(Duration::from_secs(asked.timeout)).await {
+            // It has ended by itself meanwhile.
+            Ok(()) | Err(Error::NotRunning { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(Json(Exit { exit_code: exit_of(&monitor).await }))
 }
