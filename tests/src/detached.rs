@@ -99,7 +99,7 @@ impl<'a> Detached<'a> {
     fn kill_all(&self, is_meant: impl Fn(&str) -> bool) {
         let mut quiet = 0;
         while quiet < 3 {
-            let all = crate::host::processes(self.place.root(), &self.name);
+            let all = crate::host::processes(self.place.root(), self.place.mark());
             let (word, folder) = (format!(" {} ", self.name), format!("/{}/", self.name));
             let of_it = |line: &str| line.contains(&word) || line.contains(&folder);
             let meant: Vec<_> =

@@ -193,6 +193,9 @@ fn start_log(filter: &str) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Told on standard error as well, by a macro that panics when it cannot: a full disk must not
+        // end a monitor whose log is on it.
+        .log_internal_errors(false)
         .with_target(false)
         .without_time()
         .init();
