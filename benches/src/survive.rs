@@ -217,6 +217,7 @@ fn order(name: &str) -> Order {
         command: coracle_engine::Command::default(),
         remove: false,
         restart: coracle_engine::restart::Policy::default(),
+        health: None,
         log: coracle_engine::logs::Limits::default(),
         when_full: coracle_engine::logs::WhenFull::default(),
     }

@@ -211,3 +211,18 @@ fn nix_is_root() -> bool {
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
+
+/// Makes a file of so many MiB with an ext4 on it.
+///
+/// # Panics
+/// When it cannot be made.
+pub fn ext4(path: &Path, mib: u64) {
+    fs::File::create(path).unwrap().set_len(mib << 20).unwrap();
+    let made = Command::new("mke2fs")
+        .args(["-q", "-t", "ext4"])
+        .arg(path)
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+}

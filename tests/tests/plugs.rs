@@ -1,7 +1,7 @@
 //! Detached sandboxes and what is plugged into them, by the command line, on real VMs.
 #![allow(clippy::unwrap_used)]
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -10,19 +10,8 @@ use std::time::Duration;
 
 use coracle_tests::Place;
 use coracle_tests::detached::Detached;
-use coracle_tests::place::text;
+use coracle_tests::place::{ext4, text};
 use serde_json::Value;
-
-fn ext4(path: &Path) {
-    File::create(path).unwrap().set_len(8 << 20).unwrap();
-    let made = Command::new("mke2fs")
-        .args(["-q", "-t", "ext4"])
-        .arg(path)
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", text(&made.stderr));
-}
 
 /// Answers each connection with what it sent, turned to upper case, when that has ended.
 fn serve(path: &Path) {
@@ -47,7 +36,7 @@ fn everything_comes_and_goes_in_a_sandbox_that_runs() {
     fs::create_dir_all(given.join("tree")).unwrap();
     fs::write(given.join("tree/file"), "shared\n").unwrap();
     let path = |name: &str| given.join(name).to_str().unwrap().to_owned();
-    ext4(&given.join("disk.img"));
+    ext4(&given.join("disk.img"), 8);
     // Not of this place: its thread goes on until the test's process ends.
     let elsewhere = tempfile::tempdir().unwrap();
     let server = elsewhere.path().join("server.sock");
@@ -200,7 +189,7 @@ fn pci_devices_and_served_disks_come_and_go() {
     let place = Place::new();
     let given = place.root().join("given");
     fs::create_dir(&given).unwrap();
-    ext4(&given.join("disk.img"));
+    ext4(&given.join("disk.img"), 8);
     let socket = given.join("disk.sock");
     let served = DiskServer::start(&given.join("disk.img"), &socket);
     let disk = format!("vhost-user-blk:{}", socket.display());

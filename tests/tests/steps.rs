@@ -4,30 +4,43 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use coracle_tests::Place;
 use coracle_tests::detached::Detached;
-use coracle_tests::place::text;
+use coracle_tests::place::{ext4, text};
 use serde_json::Value;
 
 /// More points than any verb has.
 const MANY: u64 = 1_000_000;
 
-/// Where the next monitor is told to die.
+/// What happens at a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// The monitor is killed there.
+    Killed,
+    /// What it writes there is refused.
+    Refused,
+}
+
+/// Where the next monitor is told what happens to it.
 struct Points(PathBuf);
 
 impl Points {
-    fn set(&self, at: u64) {
-        fs::write(&self.0, at.to_string()).unwrap();
+    fn set(&self, what: Fault, at: u64) {
+        let verb = match what {
+            Fault::Killed => "die",
+            Fault::Refused => "fail",
+        };
+        fs::write(&self.0, format!("{verb} {at}")).unwrap();
     }
 
     /// How many were passed since `MANY` was set.
     fn passed(&self) -> u64 {
-        let left: u64 = fs::read_to_string(&self.0).unwrap().trim().parse().unwrap();
+        let text = fs::read_to_string(&self.0).unwrap();
+        let left: u64 = text.trim().trim_start_matches("die ").parse().unwrap();
         self.clear();
         MANY - left
     }
@@ -79,16 +92,19 @@ fn assert_whole(sandbox: &Detached<'_>, verb: &Verb<'_>, step: &str) -> bool {
 fn every_step(place: &Place, sandbox: &Detached<'_>, points: &Points, verb: &Verb<'_>) -> u64 {
     let mut steps = 0;
     for (act, back, wanted) in [(&verb.act, &verb.back, true), (&verb.back, &verb.act, false)] {
-        points.set(MANY);
+        points.set(Fault::Killed, MANY);
         sandbox.run(act);
         let passed = points.passed();
         assert!(passed > 0, "{}: nothing is written down", verb.name);
         assert_eq!(assert_whole(sandbox, verb, verb.name), wanted, "{} did nothing", verb.name);
         sandbox.run(back);
         let before = kinds(place);
-        for at in 0..passed {
-            let step = format!("{} {act:?} killed at {at} of {passed}", verb.name);
-            points.set(at);
+        // A write is refused before it is made: at every other point.
+        let killed = (0..passed).map(|at| (Fault::Killed, at));
+        let refused = (0..passed).step_by(2).map(|at| (Fault::Refused, at));
+        for (fault, at) in killed.chain(refused) {
+            let step = format!("{} {act:?} {fault:?} at {at} of {passed}", verb.name);
+            points.set(fault, at);
             let told = sandbox.output(act);
             points.clear();
             let is_done = assert_whole(sandbox, verb, &step) == wanted;
@@ -132,24 +148,13 @@ fn nameless(line: &str) -> String {
     line.chars().filter(|c| !is_number(*c)).collect::<String>().replace(" --adopt", "")
 }
 
-fn ext4(path: &Path) {
-    fs::File::create(path).unwrap().set_len(4 << 20).unwrap();
-    let made = Command::new("mke2fs")
-        .args(["-q", "-t", "ext4"])
-        .arg(path)
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", text(&made.stderr));
-}
-
 #[test]
 fn every_verb_is_done_or_undone_at_whatever_step_its_monitor_dies() {
     let place = Place::networked();
     let given = tempfile::tempdir().unwrap();
     let path = |name: &str| given.path().join(name).to_str().unwrap().to_owned();
-    ext4(&given.path().join("disk.img"));
-    ext4(&given.path().join("pmem.img"));
+    ext4(&given.path().join("disk.img"), 4);
+    ext4(&given.path().join("pmem.img"), 4);
     fs::create_dir(given.path().join("tree")).unwrap();
     let _listener = std::os::unix::net::UnixListener::bind(given.path().join("s.sock")).unwrap();
     let (disk, pmem, tree, socket) =
@@ -212,21 +217,25 @@ fn a_sandbox_that_is_being_made_or_ended_is_gone_or_whole_at_whatever_step_its_m
         assert!(recovered.status.success(), "{step}: {}", text(&recovered.stdout));
     };
 
-    points.set(MANY);
+    points.set(Fault::Killed, MANY);
     assert!(run().status.success());
     let making = points.passed();
-    points.set(MANY);
+    points.set(Fault::Killed, MANY);
     assert!(place.output(["stop", "-t", "0", &name]).status.success());
     let stopping = points.passed();
     assert!(place.output(["rm", &name]).status.success());
     place.assert_nothing_left();
 
-    for at in 0..making {
-        let step = format!("run killed at {at} of {making}");
-        points.set(at);
+    let killed = (0..making).map(|at| (Fault::Killed, at));
+    let refused = (0..making).step_by(2).map(|at| (Fault::Refused, at));
+    for (fault, at) in killed.chain(refused) {
+        let step = format!("run {fault:?} at {at} of {making}");
+        points.set(fault, at);
         let told = run();
         points.clear();
-        recovered(&step);
+        if fault == Fault::Killed {
+            recovered(&step);
+        }
         // At the last step it runs already, and only its caller does not know.
         if exists() {
             let word = place.output(["exec", &name, "--", "echo", "well"]);
@@ -240,7 +249,7 @@ fn a_sandbox_that_is_being_made_or_ended_is_gone_or_whole_at_whatever_step_its_m
     for at in 0..stopping {
         let step = format!("stop killed at {at} of {stopping}");
         assert!(run().status.success(), "{step}");
-        points.set(at);
+        points.set(Fault::Killed, at);
         place.output(["stop", "-t", "0", &name]);
         points.clear();
         recovered(&step);

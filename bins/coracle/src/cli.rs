@@ -229,6 +229,9 @@ pub struct RunArgs {
     /// `unless-stopped`.
     #[arg(long, value_name = "POLICY", default_value = "no")]
     pub restart: coracle_engine::restart::Policy,
+    /// Whether the command is well.
+    #[command(flatten)]
+    pub health: crate::health::HealthOptions,
     /// What is kept of what a detached command writes.
     #[command(flatten)]
     pub log: crate::logs::LogOptions,

@@ -123,15 +123,16 @@ pub fn ls(args: &LsArgs, root: &Root) -> Result<ExitCode> {
 
 fn print_table(out: &mut impl Write, views: &[SandboxView]) -> std::io::Result<()> {
     let width = views.iter().map(|view| view.name.len()).max().unwrap_or(0).max(4);
-    writeln!(out, "{:width$}  {:10}  {:20}  {:>5}  COMMAND", "NAME", "STATE", "CREATED", "PLUGS")?;
+    writeln!(out, "{:width$}  {:19}  {:24}  {:>5}  COMMAND", "NAME", "STATE", "CREATED", "PLUGS")?;
     for view in views {
-        let state = match view.exit_code {
-            Some(code) => format!("exited {code}"),
-            None => view.state.name().to_owned(),
+        let state = match (view.exit_code, view.health) {
+            (Some(code), _) => format!("exited {code}"),
+            (None, Some(health)) => format!("{} ({})", view.state.name(), health.name()),
+            (None, None) => view.state.name().to_owned(),
         };
         let (name, plugs) = (&view.name, view.plugs.len());
         let command = view.command.join(" ");
-        writeln!(out, "{name:width$}  {state:10}  {:20}  {plugs:>5}  {command}", view.created)?;
+        writeln!(out, "{name:width$}  {state:19}  {:24}  {plugs:>5}  {command}", view.created)?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ mod explain;
 mod foreground;
 mod gc;
 mod guest;
+mod health;
 mod keeper;
 mod life;
 mod logs;

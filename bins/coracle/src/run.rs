@@ -110,6 +110,7 @@ fn order(args: &RunArgs, words: (Option<&str>, &[String])) -> Result<Order> {
         command,
         remove: args.rm,
         restart: args.restart,
+        health: args.health.check(),
         log: args.log.limits(),
         when_full: args.log.when_full(),
     })

@@ -343,6 +343,9 @@ pub enum Error {
         /// What it is.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A test asked for it.
+    #[error("a test asked for this failure")]
+    Injected,
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -394,6 +397,7 @@ impl Error {
             Error::BadRecord { .. } => "E-STATE-DAMAGED",
             Error::Log { .. } => "E-LOG",
             Error::Leftovers { .. } => "E-LEFTOVERS",
+            Error::Injected => "E-INJECTED",
             Error::Interrupted => "E-INTERRUPTED",
         }
     }
@@ -459,6 +463,7 @@ impl Error {
             | Error::States { .. }
             | Error::Runs { .. }
             | Error::Log { .. }
+            | Error::Injected
             | Error::Interrupted => None,
             Error::NoSandbox { .. } => Some("see what there is: `coracle ls`".to_owned()),
             Error::Exists { name } => {

@@ -42,13 +42,10 @@ struct Inner {
     root: Root,
     name: String,
     points: Points,
-    book: Mutex<Book>,
-}
-
-#[derive(Debug)]
-struct Book {
-    driver: FsDriver,
-    record: SandboxRecord,
+    /// Held by whoever writes, from the change to the disk: what is written later is of later.
+    driver: Mutex<FsDriver>,
+    /// Held for moments only, so that nobody who looks waits for the disk.
+    record: Mutex<SandboxRecord>,
 }
 
 fn driver(root: &Root) -> FsDriver {
@@ -132,19 +129,25 @@ impl Ledger {
 
     fn of(root: &Root, record: SandboxRecord) -> Self {
         let name = record.name.clone();
-        let points = Points::of_this_process();
-        let book = Mutex::new(Book { driver: driver(root), record });
-        Self { inner: Arc::new(Inner { root: root.clone(), name, points, book }) }
+        Self {
+            inner: Arc::new(Inner {
+                root: root.clone(),
+                name,
+                points: Points::of_this_process(),
+                driver: Mutex::new(driver(root)),
+                record: Mutex::new(record),
+            }),
+        }
     }
 
     /// What is written down, or would be if writing had not failed.
     pub(crate) fn record(&self) -> SandboxRecord {
-        self.book().record.clone()
+        self.held().clone()
     }
 
     /// Looks at it.
     pub(crate) fn look<T>(&self, at: impl FnOnce(&SandboxRecord) -> T) -> T {
-        at(&self.book().record)
+        at(&self.held())
     }
 
     /// Changes it and writes it down. Not cancel safe in that it is then written all the same.
@@ -161,30 +164,40 @@ impl Ledger {
         written.await.unwrap_or(Err(Error::Interrupted))
     }
 
+    /// Changes it without writing: what was to be written was refused. The next write has it.
+    pub(crate) fn amend(&self, change: impl FnOnce(&mut SandboxRecord)) {
+        change(&mut self.held());
+    }
+
     fn write(&self, by: By<'_>, change: impl FnOnce(&mut SandboxRecord)) -> Result<(), Error> {
-        let mut book = self.book();
-        let Book { driver, record } = &mut *book;
-        let before = record.clone();
-        change(record);
-        self.inner.points.pass();
-        let (sandbox, containers) = projection::project(record);
+        let inner = &self.inner;
+        let mut driver = inner.driver.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, record) = {
+            let mut held = self.held();
+            let before = held.clone();
+            change(&mut held);
+            (before, held.clone())
+        };
+        inner.points.pass()?;
+        let (sandbox, containers) = projection::project(&record);
         let mut own = OwnRecord::default();
-        let member = serde_json::to_value(&*record)
-            .map_err(|source| Error::BadRecord { name: self.inner.name.clone(), source })?;
+        let member = serde_json::to_value(&record)
+            .map_err(|source| Error::BadRecord { name: inner.name.clone(), source })?;
         own.members.insert(MEMBER.to_owned(), member);
         let save =
             Save { sandbox: &sandbox, containers: &containers, record: Some(&own), only_if: None };
-        driver.save(by, save).map_err(|source| failed("write", &self.inner.name, source))?;
-        self.inner.points.pass();
-        if let Some(event) = Event::between(Some(&before), record) {
-            event.append(&self.inner.root);
+        driver.save(by, save).map_err(|source| failed("write", &inner.name, source))?;
+        // What is written is written: dying is all that can still happen.
+        let _ = inner.points.pass();
+        if let Some(event) = Event::between(Some(&before), &record) {
+            event.append(&inner.root);
         }
         Ok(())
     }
 
-    fn book(&self) -> std::sync::MutexGuard<'_, Book> {
-        // A change is one closure, and writing never leaves it half-made.
-        self.inner.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> std::sync::MutexGuard<'_, SandboxRecord> {
+        // A change is one closure; one that panicked has changed what it had.
+        self.inner.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -196,7 +209,8 @@ impl Recorder for Ledger {
 }
 
 /// The points between which a monitor may die: before and after each write. A test names a file in the
-/// first monitor's environment, and has it killed at the point whose number it writes there.
+/// first monitor's environment; it has the monitor killed at the point whose number it writes there, or
+/// the write refused (`fail NUMBER`).
 #[derive(Debug)]
 struct Points {
     script: Option<PathBuf>,
@@ -209,19 +223,23 @@ impl Points {
         Self { script: std::env::var_os(Self::VARIABLE).map(PathBuf::from) }
     }
 
-    /// Counts the file's number down; at zero the process dies as by SIGKILL from outside.
-    fn pass(&self) {
-        let Some(path) = &self.script else { return };
-        let left = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
-        let Some(left) = left else { return };
-        let left: u64 = left;
-        if left == 0 {
-            let _ = std::fs::remove_file(path);
-            let _ = rustix::process::kill_process(
-                rustix::process::getpid(),
-                rustix::process::Signal::KILL,
-            );
+    /// Counts the file's number down; at zero the process dies as by SIGKILL from outside, or the write
+    /// is refused as by a disk.
+    fn pass(&self) -> Result<(), Error> {
+        let Some(path) = &self.script else { return Ok(()) };
+        let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
+        let (verb, number) = text.trim().rsplit_once(' ').unwrap_or(("die", text.trim()));
+        let Ok(left) = number.parse::<u64>() else { return Ok(()) };
+        if left > 0 {
+            let _ = std::fs::write(path, format!("{verb} {}", left - 1));
+            return Ok(());
         }
-        let _ = std::fs::write(path, (left.saturating_sub(1)).to_string());
+        let _ = std::fs::remove_file(path);
+        if verb == "fail" {
+            return Err(Error::Injected);
+        }
+        let ourselves = rustix::process::getpid();
+        let _ = rustix::process::kill_process(ourselves, rustix::process::Signal::KILL);
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@
 //! * [`spec`]: what is asked for, checked and completed from the image's defaults (pure);
 //! * [`oci`]: from there to an OCI runtime specification (pure);
 //! * [`life`]: the stages of a sandbox, and what to do with one whose owner died (pure);
-//! * [`restart`]: whether a command that has ended is started again (pure);
+//! * [`restart`], [`health`]: whether a command is started again, and whether it is well (pure);
 //! * [`sandbox`]: the order of things;
 //! * [`process`]: a command that runs;
 //! * [`plug`]: what is plugged in, and what containers see of it;
@@ -27,6 +27,7 @@ pub mod client;
 mod error;
 pub mod events;
 pub mod gc;
+pub mod health;
 pub mod ledger;
 pub mod life;
 pub mod logs;

@@ -9,6 +9,7 @@ use coracle_uvm::VmRecord;
 use coracle_uvm::process::{self, ProcessIdentity};
 use serde::{Deserialize, Serialize};
 
+use crate::health::Health;
 use crate::life::Stage;
 use crate::monitor::api::{Order, ProcessView, SandboxView};
 use crate::network::SavedNetwork;
@@ -51,6 +52,9 @@ pub struct SandboxRecord {
     /// How often its command was started again.
     #[serde(default)]
     pub restarts: u32,
+    /// How well its command is, if that is checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// The process that owns it, or owned it last.
     #[serde(default)]
     pub monitor: Option<ProcessIdentity>,
@@ -107,6 +111,7 @@ impl SandboxRecord {
             ended: None,
             reason: None,
             restarts: 0,
+            health: None,
             monitor: ProcessIdentity::of_this_process().ok(),
             image: ImageConfig::default(),
             container: None,
@@ -151,6 +156,10 @@ impl SandboxRecord {
             ended: self.ended.clone(),
             reason: self.reason.clone(),
             restarts: self.restarts,
+            health: self.order.health.as_ref().filter(|_| self.stage.is_up()).map(|_| {
+                // Until the first check there is nothing written down.
+                self.health.unwrap_or(Health::Starting)
+            }),
             rootfs,
             command: command.unwrap_or_else(|| self.order.command.args.clone()),
             memory_mib: size.map_or(spec.memory_mib, |(_, mib)| mib),

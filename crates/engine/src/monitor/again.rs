@@ -159,6 +159,7 @@ async fn begin_again(
         record.exit_code = None;
         record.ended = None;
         record.reason = None;
+        record.health = None;
         record.container = None;
         record.plugs.clear();
         record.networks.clear();

@@ -57,6 +57,9 @@ pub struct SandboxView {
     /// How often its command was started again.
     #[serde(default)]
     pub restarts: u32,
+    /// How well its command is, if that is checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<crate::health::Health>,
     /// The root file system: a path, or `built-in`.
     pub rootfs: String,
     /// The command.
@@ -211,6 +214,9 @@ pub struct Order {
     /// Whether the command is started again when it has ended.
     #[serde(default)]
     pub restart: crate::restart::Policy,
+    /// How it is found out whether the command is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<crate::health::Check>,
     /// How much of what it writes is kept.
     #[serde(default)]
     pub log: crate::logs::Limits,

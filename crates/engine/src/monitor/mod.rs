@@ -24,6 +24,7 @@ mod adopt;
 mod again;
 pub mod api;
 mod execs;
+mod health;
 mod output;
 mod routes;
 pub mod streams;
@@ -69,6 +70,9 @@ const UNKNOWN: u32 = 255;
 
 /// How long the last output may take after the command has ended.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// A monitor that lived no longer makes its successor wait so long: what ended it may end that one too.
+const SOON: Duration = Duration::from_millis(500);
 
 /// How long to wait until the disk is tried again for what must be written down.
 const RETRY: Duration = Duration::from_secs(1);
@@ -131,7 +135,13 @@ pub async fn run(
     sweep_all(root).await;
     let room = |source| Error::Room { name: name.clone(), source };
     let run_dir = RunDir::create(root.run(), &name).map_err(room)?;
-    let ledger = Ledger::begin(root, SandboxRecord::creating(&name, order.clone()))?;
+    let ledger = match Ledger::begin(root, SandboxRecord::creating(&name, order.clone())) {
+        Ok(ledger) => ledger,
+        Err(error) => {
+            run_dir.remove().map_err(room)?;
+            return Err(error);
+        }
+    };
     let launched = launch(root, &name, &order, run_dir, &ledger, cancel.clone(), on_progress).await;
     let running = match launched {
         Ok(running) => running,
@@ -270,12 +280,17 @@ async fn attend(root: &Root, running: Running, cancel: CancellationToken) -> Res
     }
     let serving = tokio::spawn(routes::serve(monitor.clone(), api));
     let streaming = tokio::spawn(execs::serve(monitor.clone(), stdio));
+    let checking = tokio::spawn(health::watch(monitor.clone()));
+    let began = std::time::Instant::now();
     let outcome = monitor.keep(root, &cancel, recording).await;
     streaming.abort();
+    checking.abort();
     monitor.over.cancel();
     if !matches!(outcome, Ok(Ended::Again)) {
         // Answers that are under way; none takes long.
         let _ = tokio::time::timeout(DRAIN, serving).await;
+    } else if began.elapsed() < SOON {
+        tokio::time::sleep(SOON).await;
     }
     outcome
 }
@@ -405,6 +420,9 @@ impl Monitor {
             Err(error @ Error::State { .. }) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "cannot write down that it is to stop");
+                self.ledger.amend(|record| {
+                    (record.stage, record.patience) = (Stage::Stopping, Some(seconds));
+                });
                 self.stage.send_replace(Stage::Stopping);
             }
             other => other?,
@@ -428,7 +446,11 @@ impl Monitor {
                 change(record);
             }
         };
-        self.ledger.update(moved).await?;
+        let before = self.ledger.look(|record| record.stage);
+        if let Err(error) = self.ledger.update(moved).await {
+            self.ledger.amend(|record| record.stage = before);
+            return Err(error);
+        }
         if self.ledger.look(|record| record.stage) != wanted {
             return Err(not_running());
         }

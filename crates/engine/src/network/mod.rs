@@ -161,7 +161,13 @@ impl Networks {
         });
         joined.await.map_err(|source| failed(format!("join network {name}"), source))?;
         // Without a note of it, a later owner would leave it again.
-        self.write_down().await
+        let written = self.write_down().await;
+        if written.is_err()
+            && let Err(undoing) = self.leave(&name).await
+        {
+            tracing::error!(error = %undoing, "cannot leave a network that is not written down");
+        }
+        written
     }
 
     /// Writes down which networks the sandbox is on.

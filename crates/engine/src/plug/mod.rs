@@ -162,12 +162,27 @@ impl Plugs {
             for container in self.running() {
                 if let Err(source) = self.vm.hide_in_container(&container, destination).await {
                     let error = plug_error("hide in the container", &plugged.spec, source);
+                    self.show_again(plugged).await;
                     return Err((handle, error));
                 }
             }
         }
-        let failed = |source| plug_error("take out", &plugged.spec, source);
-        handle.detach(&self.vm).await.map_err(|(handle, source)| (handle, failed(source)))
+        let detached = handle.detach(&self.vm).await;
+        let Err((handle, source)) = detached else { return Ok(()) };
+        self.show_again(plugged).await;
+        Err((handle, plug_error("take out", &plugged.spec, source)))
+    }
+
+    /// Shows containers again what could not be taken out: it is there still.
+    async fn show_again(&self, plugged: &Plugged) {
+        let Some(destination) = &plugged.spec.destination else { return };
+        for container in self.running() {
+            let shown =
+                self.show(&container, &plugged.spec, &plugged.guest_path, destination).await;
+            if let Err(error) = shown {
+                tracing::error!(container, destination, %error, "cannot show it again");
+            }
+        }
     }
 
     async fn show(

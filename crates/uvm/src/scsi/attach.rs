@@ -134,12 +134,25 @@ impl Machine {
     /// Has the guest let go of the disk, then unplugs it. The guest is asked even if it never
     /// mounted the disk: pulling out a disk that it knows confuses it, and the slot is soon reused.
     pub(super) async fn detach_disk(&self, host_path: &str, disk: &Attached) -> Result<()> {
-        let path = host_path.to_owned();
         let unplugged = async {
             self.intend("detach a SCSI disk").await?;
             self.unplug_disk(host_path, disk).await
         };
-        share(unplugged.await, |outcome| locked(&self.scsi).disks.depart(&path, outcome))
+        self.departed(host_path, unplugged.await)
+    }
+
+    /// The same where it is written down already that the disk goes.
+    pub(super) async fn detach_disk_as_written(
+        &self,
+        host_path: &str,
+        disk: &Attached,
+    ) -> Result<()> {
+        self.departed(host_path, self.unplug_disk(host_path, disk).await)
+    }
+
+    fn departed(&self, host_path: &str, unplugged: Result<()>) -> Result<()> {
+        let path = host_path.to_owned();
+        share(unplugged, |outcome| locked(&self.scsi).disks.depart(&path, outcome))
     }
 
     /// Takes away disks and mounts that were on their way in or out when this VM's former owner died,

@@ -277,12 +277,18 @@ impl Machine {
 
     /// Gives back the mount and then the attachment; what is done already is gone from `used`.
     async fn take_away(&self, used: &mut desk::Use) -> Result<()> {
+        // That the mount goes is written down; with no use left, whoever reads it takes the disk too.
+        let mut is_written = false;
         if let Some(path) = used.guest_path.clone() {
             loop {
                 let released = locked(&self.scsi).mounts.release(&path);
                 match released {
                     Released::Busy(fate) => drop(fate.wait().await),
-                    Released::Last(mount) => break self.unmount_disk(&path, &mount).await?,
+                    Released::Last(mount) => {
+                        self.unmount_disk(&path, &mount).await?;
+                        is_written = true;
+                        break;
+                    }
                     Released::Used | Released::Absent => break,
                 }
             }
@@ -292,6 +298,9 @@ impl Machine {
             let released = locked(&self.scsi).disks.release(&used.host_path);
             match released {
                 Released::Busy(fate) => drop(fate.wait().await),
+                Released::Last(disk) if is_written => {
+                    return self.detach_disk_as_written(&used.host_path, &disk).await;
+                }
                 Released::Last(disk) => return self.detach_disk(&used.host_path, &disk).await,
                 Released::Used | Released::Absent => return Ok(()),
             }

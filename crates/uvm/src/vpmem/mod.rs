@@ -99,7 +99,13 @@ impl Machine {
                 Reserved::Leaving(fate) => drop(fate.wait().await),
                 Reserved::First(slot) => {
                     let plugged = async {
-                        self.intend("add a pmem device").await?;
+                        let intended = self.intend("add a pmem device").await;
+                        if intended.is_err() && slot.is_plugged {
+                            // It stays what it was: parked.
+                            let id = id.unwrap_or_else(FileId::unknown);
+                            locked(&self.vpmem).park(slot.number, host_path, id);
+                        }
+                        intended?;
                         self.plug_and_mount(host_path, &slot, id, size).await
                     };
                     return share(plugged.await, |outcome| {
