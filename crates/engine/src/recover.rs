@@ -10,12 +10,13 @@ use coracle_uvm::process::{PART, Process, ProcessIdentity, all_processes};
 
 use crate::client::{self, Client, ClientError};
 use crate::error::Error;
-use crate::events::Event;
-use crate::ledger;
-use crate::life::Stage;
+use crate::events;
+use crate::ledger::{self, Ledger};
+use crate::life::{Event, Stage};
 use crate::network;
 use crate::record::SandboxRecord;
 use crate::root::Root;
+use crate::run_dir::RunDir;
 
 /// How long a process that was killed may take to be gone.
 const GONE: Duration = Duration::from_secs(10);
@@ -60,6 +61,28 @@ pub(crate) fn parts_of(folder: &Path) -> Vec<ProcessIdentity> {
     all.map(|(identity, _)| identity).filter(|found| found.pid != std::process::id()).collect()
 }
 
+/// Takes a sandbox away that has no monitor: all that is left of it, its state and its log.
+///
+/// # Errors
+/// Somebody owns it; something could not be taken away: it can be tried again.
+pub(crate) async fn remove(root: &Root, name: &str) -> Result<(), Error> {
+    let room = |source| Error::Room { name: name.to_owned(), source };
+    let owned = RunDir::adopt(root.run(), name).map_err(room)?;
+    let run_dir = owned.ok_or_else(|| Error::Runs { name: name.to_owned() })?;
+    if let Some(ledger) = Ledger::open(root, name)? {
+        // Whoever finds it half-way goes on with it.
+        let removing = |record: &mut SandboxRecord| {
+            record.stage = record.stage.after(Event::Remove).unwrap_or(record.stage);
+        };
+        if let Err(error) = ledger.update(removing).await {
+            tracing::warn!(%error, "cannot write down that it is removed");
+        }
+        bury(root, &ledger.record()).await?;
+    }
+    run_dir.remove().map_err(room)?;
+    forget(root, name)
+}
+
 /// Forgets a sandbox of which nothing is left on the host: its state and its log.
 ///
 /// # Errors
@@ -72,7 +95,7 @@ pub(crate) fn forget(root: &Root, name: &str) -> Result<(), Error> {
         Ok(()) | Err(_) => {}
     }
     ledger::forget(root, name)?;
-    Event::removed(name).append(root);
+    events::Event::removed(name).append(root);
     Ok(())
 }
 

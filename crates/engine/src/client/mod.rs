@@ -33,6 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long to wait until a socket is tried again.
 const AGAIN: Duration = Duration::from_millis(10);
 
+/// A monitor that dies within so long of being asked may do so for ever.
+const QUICK: Duration = Duration::from_secs(1);
+
+/// So many such in a row are enough.
+const MOST_DEATHS: u32 = 50;
+
 /// Why a sandbox could not be asked, or did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -283,11 +289,15 @@ impl Client {
     /// The monitor cannot be asked.
     pub async fn remove(&self) -> Result<(), ClientError> {
         match self.ask::<(), ()>(Method::DELETE, "/v1/sandbox", None).await {
-            Err(ClientError::NotRunning { .. } | ClientError::Unknown { .. }) => {}
-            other => return other,
+            Ok(()) | Err(ClientError::Unknown { .. }) => return Ok(()),
+            Err(ClientError::NotRunning { .. }) => {}
+            // No monitor can take it over: it goes without one.
+            Err(error @ ClientError::Talk { .. }) => {
+                tracing::warn!(%error, "it is removed without its monitor");
+            }
+            Err(error) => return Err(error),
         }
-        // Nothing of it is on the host any more.
-        let gone = crate::recover::forget(&self.root, &self.name);
+        let gone = crate::recover::remove(&self.root, &self.name).await;
         let name = self.name.clone();
         gone.map_err(|error| ClientError::Remove { name, source: Box::new(error) })
     }
@@ -407,12 +417,20 @@ impl Client {
     ) -> Result<T, ClientError> {
         let body = body.map(serde_json::to_vec).transpose().map_err(|e| self.cannot_talk(e))?;
         let body = Bytes::from(body.unwrap_or_default());
+        // What only looks, or takes away what may be gone already, can be asked twice.
+        let is_repeatable = method == Method::GET || method == Method::DELETE;
+        let mut in_a_row = 0;
         loop {
             let stream = self.reach(API_SOCKET).await?;
+            let began = tokio::time::Instant::now();
             let asked = self.ask_over(stream, method.clone(), path, body.clone()).await;
             match asked {
-                Err(Gone(source)) if method != Method::GET => return Err(self.cannot_talk(source)),
+                Err(Gone(source)) if !is_repeatable => return Err(self.cannot_talk(source)),
                 Err(Gone(error)) => {
+                    in_a_row = if began.elapsed() < QUICK { in_a_row + 1 } else { 0 };
+                    if in_a_row > MOST_DEATHS {
+                        return Err(self.cannot_talk(error));
+                    }
                     tracing::debug!(%error, path, "the monitor died; its successor is asked");
                     tokio::time::sleep(AGAIN).await;
                 }

@@ -103,8 +103,9 @@ pub(super) async fn run_again(
     cancel: CancellationToken,
 ) -> Result<Ended, Error> {
     // Somebody may have removed or started it in the pause.
-    let Some(fresh) = Ledger::open(root, &ledger.look(|record| record.name.clone()))? else {
-        run_dir.remove().map_err(|source| Error::Room { name: String::new(), source })?;
+    let name = ledger.look(|record| record.name.clone());
+    let Some(fresh) = Ledger::open(root, &name)? else {
+        run_dir.remove().map_err(|source| Error::Room { name, source })?;
         return Ok(Ended::Over);
     };
     begin_again(&fresh, |record| record.restarts += 1).await?;
