@@ -86,6 +86,7 @@ impl Live {
             rootfs: PathBuf::from(rootfs),
             read_only: false,
             network: id.to_owned(),
+            shm_bytes: None,
             mounts: vec![],
         })?;
         let mut spec: Value = serde_json::to_value(spec)?;

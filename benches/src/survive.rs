@@ -198,6 +198,7 @@ fn list(ground: &Ground) -> Result<Row> {
 fn order(name: &str) -> Order {
     Order {
         sandbox: SandboxSpec {
+            tuning: Default::default(),
             name: Some(name.to_owned()),
             memory_mib: 256,
             vcpus: 1,

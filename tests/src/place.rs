@@ -125,6 +125,10 @@ impl Place {
             None => Command::new(binary()),
         };
         command.args(args).env("CORACLE_ROOT", self.root()).env_remove("CORACLE_LOG");
+        command
+            .env("CORACLE_CONFIG", "/dev/null")
+            .env_remove("CORACLE_MEMORY")
+            .env_remove("CORACLE_CPUS");
         if self.ground.is_none() {
             command.env("CORACLE_NET", "none");
         }

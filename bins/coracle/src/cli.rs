@@ -201,12 +201,12 @@ pub struct RunArgs {
     /// User to run as: name or uid, optionally `:group`.
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
-    /// Memory of the VM, with k, m or g.
-    #[arg(long, value_name = "SIZE", default_value = "1g", value_parser = crate::size::parse_mib)]
-    pub memory: u64,
-    /// Virtual CPUs of the VM.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
-    pub cpus: u32,
+    /// Memory of the VM, with k, m or g; 1g if neither this nor a setting says.
+    #[arg(long, value_name = "SIZE", env = "CORACLE_MEMORY", value_parser = crate::size::parse_mib)]
+    pub memory: Option<u64>,
+    /// Virtual CPUs of the VM; one if neither this nor a setting says.
+    #[arg(long, value_name = "N", env = "CORACLE_CPUS", value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub cpus: Option<u32>,
     /// Virtual CPUs that `coracle update` can give the VM; no more than --cpus if not given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
     pub max_cpus: Option<u32>,
@@ -265,6 +265,10 @@ pub struct RunArgs {
     /// Keep writes in a disk file of this size instead of the VM's memory.
     #[arg(long, value_name = "SIZE", value_parser = crate::size::parse_mib)]
     pub scratch: Option<u64>,
+    /// Set a member of Kata's HypervisorConfig or SandboxConfig, as `HugePages=true`; see
+    /// docs/hypervisor-config.md.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
     /// What executes the guest's code.
     #[arg(long, value_enum, default_value = "auto", env = "CORACLE_ACCEL")]
     pub accel: Accel,

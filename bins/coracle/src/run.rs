@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use coracle_engine::monitor::api::Order;
 use coracle_engine::plug::{Kind, PlugSpec, ShareType};
 use coracle_engine::root::Root;
+use coracle_engine::settings::{Places, Settings, SettingsError, Tuning};
 use coracle_engine::timeline::{Phase, Timeline};
 use coracle_engine::{Command, Process, RootFs, Sandbox, SandboxSpec};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,9 @@ use crate::progress::Bar;
 use crate::signals::{Signal, Signals, Urgency};
 use crate::streams::{self, Ending};
 use crate::terminal;
+
+/// The memory of a VM if nobody says how much.
+const MEMORY_MIB: u64 = 1024;
 
 /// How long the last output may take after the command ended.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -116,21 +120,42 @@ fn order(args: &RunArgs, words: (Option<&str>, &[String])) -> Result<Order> {
     })
 }
 
+/// What the options ask for; where they say nothing, what settings ask for; else the defaults.
 fn sandbox_spec(args: &RunArgs, rootfs: Option<&str>) -> Result<SandboxSpec> {
+    let mut spec = by_default(args, rootfs)?;
+    configure(args, &mut spec).map_err(coracle_engine::Error::from)?;
+    spec.memory_mib = args.memory.unwrap_or(spec.memory_mib);
+    spec.vcpus = args.cpus.unwrap_or(spec.vcpus);
+    spec.max_vcpus = args.max_cpus.or(spec.max_vcpus);
+    spec.max_memory_mib = args.max_memory.or(spec.max_memory_mib);
+    spec.kernel = args.kernel.clone().or(spec.kernel);
+    spec.physical_memory |= args.physical_memory;
+    spec.check()?;
+    Ok(spec)
+}
+
+fn configure(args: &RunArgs, spec: &mut SandboxSpec) -> Result<(), SettingsError> {
+    let mut settings = Settings::load(&Places::of_this_process())?;
+    args.set.iter().try_for_each(|text| settings.set(text))?;
+    settings.apply(spec)
+}
+
+fn by_default(args: &RunArgs, rootfs: Option<&str>) -> Result<SandboxSpec> {
     Ok(SandboxSpec {
         name: args.name.clone(),
-        memory_mib: args.memory,
-        vcpus: args.cpus,
-        max_vcpus: args.max_cpus,
-        max_memory_mib: args.max_memory,
+        memory_mib: MEMORY_MIB,
+        vcpus: 1,
+        max_vcpus: None,
+        max_memory_mib: None,
         accel: args.accel.into(),
-        kernel: args.kernel.clone(),
+        kernel: None,
         rootfs: rootfs.map_or(RootFs::BuiltIn, |path| RootFs::At(path.into())),
         scratch_mib: args.scratch,
         read_only: args.read_only,
         plugs: plugs(args)?,
         hotplug: false,
-        physical_memory: args.physical_memory,
+        physical_memory: false,
+        tuning: Tuning::default(),
         networks: net::requests(args.net.as_deref(), &args.network)?,
         helper: std::env::current_exe().ok(),
     })

@@ -16,6 +16,9 @@ pub enum Error {
         /// The text given.
         name: String,
     },
+    /// A setting cannot be had.
+    #[error(transparent)]
+    Setting(#[from] crate::settings::SettingsError),
     /// Neither user nor image says what to run.
     #[error("there is no command to run")]
     NoCommand,
@@ -356,6 +359,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Error::BadName { .. } => "E-NAME",
+            Error::Setting(source) => source.code(),
             Error::NoCommand => "E-COMMAND-NONE",
             Error::RelativeDirectory { .. } => "E-WORKDIR",
             Error::Room { .. } => "E-RUN-DIR",
@@ -409,6 +413,7 @@ impl Error {
                 "use up to 64 letters, digits, `_`, `.` and `-`, beginning with a letter or digit"
                     .to_owned(),
             ),
+            Error::Setting(source) => Some(source.help().to_owned()),
             Error::NoCommand => {
                 Some("write one after `--`, as in `coracle run -- uname -a`".to_owned())
             }

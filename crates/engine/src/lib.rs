@@ -9,6 +9,7 @@
 //! * [`oci`]: from there to an OCI runtime specification (pure);
 //! * [`life`]: the stages of a sandbox, and what to do with one whose owner died (pure);
 //! * [`restart`], [`health`]: whether a command is started again, and whether it is well (pure);
+//! * [`settings`]: how a host or a user wants sandboxes, in the words of seed `persistapi`;
 //! * [`sandbox`]: the order of things;
 //! * [`process`]: a command that runs;
 //! * [`plug`]: what is plugged in, and what containers see of it;
@@ -44,6 +45,7 @@ pub mod restart;
 pub mod root;
 pub mod run_dir;
 pub mod sandbox;
+pub mod settings;
 pub mod spec;
 pub mod supervise;
 pub mod timeline;

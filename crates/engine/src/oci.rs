@@ -21,6 +21,9 @@ use crate::spec::Resolved;
 /// Where programs are looked for when neither image nor user says.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The size of a container's /dev/shm, in bytes, unless settings say otherwise.
+pub const SHM_BYTES: u64 = 64 << 20;
+
 /// The annotation that carries a user name for the agent to look up in the
 /// container's own `/etc/passwd` (OCI has room for numbers only).
 pub const USER_ANNOTATION: &str = "coracle.user";
@@ -48,6 +51,8 @@ pub struct ContainerSpec {
     pub read_only: bool,
     /// The network namespace it is in.
     pub network: String,
+    /// The size of its /dev/shm in bytes; none: [`SHM_BYTES`].
+    pub shm_bytes: Option<u64>,
     /// What of the VM it sees: path there, path in the container, read-only.
     pub mounts: Vec<(String, String, bool)>,
 }
@@ -85,7 +90,7 @@ pub fn specification(container: &ContainerSpec) -> Result<Spec, OciSpecError> {
                 .build()?,
         )
         .process(process)
-        .mounts(mounts(&container.mounts)?)
+        .mounts(mounts(container)?)
         .linux(linux)
         .annotations(annotations)
         .windows(
@@ -210,7 +215,8 @@ fn device_rules() -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
     ])
 }
 
-fn mounts(seen: &[(String, String, bool)]) -> Result<Vec<Mount>, OciSpecError> {
+fn mounts(container: &ContainerSpec) -> Result<Vec<Mount>, OciSpecError> {
+    let shm = format!("size={}", container.shm_bytes.unwrap_or(SHM_BYTES));
     let table: [(&str, &str, &str, &[&str]); 7] = [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -220,7 +226,7 @@ fn mounts(seen: &[(String, String, bool)]) -> Result<Vec<Mount>, OciSpecError> {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        ("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        ("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
         ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         ("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
         ("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
@@ -235,7 +241,7 @@ fn mounts(seen: &[(String, String, bool)]) -> Result<Vec<Mount>, OciSpecError> {
                 .options(options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>())
                 .build()
         })
-        .chain(seen.iter().map(|(source, destination, read_only)| {
+        .chain(container.mounts.iter().map(|(source, destination, read_only)| {
             let mode = if *read_only { "ro" } else { "rw" };
             MountBuilder::default()
                 .destination(destination)
@@ -278,6 +284,7 @@ mod tests {
             rootfs: "/run/gcs/c/c/rootfs".into(),
             read_only: false,
             network: "c".into(),
+            shm_bytes: None,
             mounts: vec![],
         }
     }

@@ -11,6 +11,7 @@ use coracle_persist::model::{
 use crate::life::Stage;
 use crate::plug::{Kind, ShareType};
 use crate::record::SandboxRecord;
+use crate::settings::Tuning;
 
 /// The states of a sandbox and its containers.
 pub fn project(record: &SandboxRecord) -> (SandboxState, Containers) {
@@ -86,6 +87,10 @@ fn config(record: &SandboxRecord, sandbox: &mut SandboxState) {
     vmm.virtio_mem = spec.max_memory_mib.is_some();
     vmm.mem_prealloc = spec.needs_physical_memory();
     vmm.hypervisor_machine_type = "q35".to_owned();
+    tuning(&spec.tuning, vmm);
+    config.shm_size = spec.tuning.shm_bytes.unwrap_or(crate::oci::SHM_BYTES);
+    config.sandbox_cgroup_only = spec.tuning.own_cgroup;
+    config.disable_guest_seccomp = true;
     vmm.block_device_driver = "virtio-scsi".to_owned();
     vmm.shared_fs = "virtio-fs".to_owned();
     vmm.kernel_path =
@@ -101,6 +106,21 @@ fn config(record: &SandboxRecord, sandbox: &mut SandboxState) {
         Some((path, _)) => config.network_config.net_ns_path = path.display().to_string(),
         None => config.network_config.disable_new_net_ns = true,
     }
+}
+
+fn tuning(tuning: &Tuning, vmm: &mut model::HypervisorConfig) {
+    vmm.cpu_features = tuning.cpu_features.join(",");
+    vmm.entropy_source = match &tuning.entropy_source {
+        Some(file) => file.display().to_string(),
+        None => String::new(),
+    };
+    vmm.enable_io_threads = tuning.io_thread;
+    vmm.huge_pages = tuning.huge_pages;
+    vmm.mlock = tuning.lock_memory;
+    vmm.disable_block_device_use = tuning.no_disks;
+    vmm.block_device_cache_direct = tuning.disk_cache.direct;
+    vmm.block_device_cache_noflush = tuning.disk_cache.no_flush;
+    vmm.block_device_cache_set = vmm.block_device_cache_direct || vmm.block_device_cache_noflush;
 }
 
 /// Host devices and images; a share is a mount and no device.

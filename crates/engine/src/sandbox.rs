@@ -53,6 +53,7 @@ pub struct Sandbox {
     vm: UtilityVm,
     image: ImageConfig,
     read_only: bool,
+    shm_bytes: Option<u64>,
     has_scratch_disk: bool,
     plugs: Plugs,
     networks: Networks,
@@ -140,6 +141,7 @@ impl Sandbox {
                 vm: built.vm,
                 image: built.image,
                 read_only: spec.read_only,
+                shm_bytes: spec.tuning.shm_bytes,
                 has_scratch_disk: spec.scratch_mib.is_some(),
                 plugs: built.plugs,
                 networks: built.networks,
@@ -178,6 +180,7 @@ impl Sandbox {
             rootfs: rootfs.into(),
             read_only: self.read_only,
             network: self.networks.namespace().to_owned(),
+            shm_bytes: self.shm_bytes,
             mounts: self.plugs.mounts(),
         };
         let spec = specification(&container).map_err(|source| self.indescribable(source))?;

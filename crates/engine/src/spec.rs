@@ -10,6 +10,7 @@ pub use coracle_uvm::Accel;
 use crate::error::Error;
 use crate::network::AttachRequest;
 use crate::plug::{Kind, PlugSpec, ShareType};
+use crate::settings::Tuning;
 
 /// Where the root file system comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +56,9 @@ pub struct SandboxSpec {
     /// The networks it is on from its start.
     #[serde(default)]
     pub networks: Vec<AttachRequest>,
+    /// What settings change beyond these options.
+    #[serde(default)]
+    pub tuning: Tuning,
     /// A `coracle` program, run for what shall be a process of its own. None: threads of this one.
     pub helper: Option<PathBuf>,
 }
@@ -90,8 +94,9 @@ impl SandboxSpec {
     /// Refuses what cannot work, by name.
     ///
     /// # Errors
-    /// A name that is no file name.
+    /// A name that is no file name; a disk where none may be.
     pub fn check(&self) -> Result<(), Error> {
+        self.plugs.iter().try_for_each(|plug| self.tuning.admits(plug))?;
         if let Some(name) = &self.name {
             check_name(name)?;
         }

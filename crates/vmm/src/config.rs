@@ -47,6 +47,13 @@ pub struct VmConfig {
     pub boot: Boot,
     /// How guest code is run.
     pub accel: Accel,
+    /// Features the guest's processors have beyond the usual, or have not: `+name`, `-name` or
+    /// `name=on|off`, in QEMU's names. An unknown one fails the launch.
+    pub cpu_features: Vec<String>,
+    /// The host's file that the guest's entropy comes from. None: `getrandom`.
+    pub entropy: Option<PathBuf>,
+    /// Serve disks from a thread of their own instead of the monitor's main one.
+    pub io_thread: bool,
     /// Launch without running: the guest's first instruction waits for [`crate::Vm::resume`].
     pub paused: bool,
     /// Byte channels to the guest, each on a controller of its own.
@@ -93,6 +100,9 @@ impl VmConfig {
             memory: Memory::new(MiB(256)),
             boot,
             accel: Accel::Auto,
+            cpu_features: Vec::new(),
+            entropy: None,
+            io_thread: false,
             paused: false,
             serial_ports: Vec::new(),
             scsi_controllers: 1,
@@ -154,6 +164,9 @@ pub enum MemoryBacking {
     Anonymous,
     /// A memfd that device processes may map too.
     Shared,
+    /// The same of the host's huge pages, of which it must have set enough aside
+    /// (`vm.nr_hugepages`); sizes are multiples of theirs, 2 MiB on x86.
+    HugePages,
 }
 
 /// Whether guest memory is locked into RAM.

@@ -112,6 +112,18 @@ pub struct Disk {
     pub place: DiskPlace,
     /// The serial number the guest sees; printable ASCII, at most 36 bytes, 20 of a virtio disk.
     pub serial: String,
+    /// What the host may keep of it in memory.
+    pub cache: DiskCache,
+}
+
+/// What the host may keep in memory of a disk. The default is what a file has: its page cache, and
+/// flushes that reach the medium.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DiskCache {
+    /// Go past the host's page cache (`O_DIRECT`).
+    pub direct: bool,
+    /// Ignore the guest's flushes: a host that loses power loses what the guest held for written.
+    pub no_flush: bool,
 }
 
 /// What a disk hangs on.

@@ -32,8 +32,8 @@ mod vm;
 
 pub use config::{Accel, Boot, Cgroup, Lock, Memory, MemoryBacking, MiB, Throttle, User, VmConfig};
 pub use device::{
-    Device, DeviceId, Disk, DiskFormat, DiskPlace, MacAddress, Nic, NicSource, Pmem, SerialPort,
-    Share, UserNetwork,
+    Device, DeviceId, Disk, DiskCache, DiskFormat, DiskPlace, MacAddress, Nic, NicSource, Pmem,
+    SerialPort, Share, UserNetwork,
 };
 pub use error::VmmError;
 pub use identity::VmIdentity;

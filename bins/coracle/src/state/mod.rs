@@ -90,7 +90,7 @@ impl StateArgs {
 pub fn run(args: StateArgs, root: &Root) -> anyhow::Result<ExitCode> {
     match args.verb {
         Verb::Ls(args) => ls::run(&args, root),
-        Verb::Read(args) => read::run(&args),
+        Verb::Read(args) => read::run(&args, root),
         Verb::Check(args) => check::run(&args),
         Verb::Copy(args) => copy::run(&args),
         Verb::Verify(args) => verify::run(&args, root),

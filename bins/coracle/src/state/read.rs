@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use coracle_engine::root::Root;
 use coracle_persist::codec::{Tolerance, canonical};
 use coracle_persist::driver::{Whole, import_from_kata, read_sandbox_dir, salvage_sandbox_dir};
 
@@ -16,12 +17,12 @@ use super::{LOSS, Shape};
 #[command(
     after_help = "With --format json it is one line, {\"Sandbox\":...,\"Containers\":{...}}.\n\n\
         EXAMPLES:\n  \
-        coracle state read /var/lib/coracle/sbs/web --format json\n  \
+        coracle state read web --format json\n  \
         coracle state read --salvage /run/vc/sbs/ID    what can be saved of a damaged one"
 )]
 pub struct ReadArgs {
-    /// The sandbox's directory; its name is the sandbox's id.
-    #[arg(value_name = "DIR")]
+    /// A sandbox, or the directory of one; its name is the sandbox's id.
+    #[arg(value_name = "SANDBOX|DIR")]
     dir: PathBuf,
     /// How to write it.
     #[arg(long, value_enum, default_value = "text")]
@@ -37,17 +38,27 @@ pub struct ReadArgs {
     convert: bool,
 }
 
-pub fn run(args: &ReadArgs) -> anyhow::Result<ExitCode> {
+/// A directory as it is; a bare name with nothing of that name here is a sandbox of ours.
+fn dir(args: &ReadArgs, root: &Root) -> PathBuf {
+    let is_bare = args.dir.components().count() == 1 && !args.dir.exists();
+    match args.dir.to_str() {
+        Some(name) if is_bare => root.state(name),
+        Some(_) | None => args.dir.clone(),
+    }
+}
+
+pub fn run(args: &ReadArgs, root: &Root) -> anyhow::Result<ExitCode> {
+    let dir = &dir(args, root);
     let mut code = ExitCode::SUCCESS;
     let whole = if args.salvage {
-        let salvaged = salvage_sandbox_dir(&args.dir)?;
+        let salvaged = salvage_sandbox_dir(dir)?;
         for lost in &salvaged.lost {
             eprintln!("lost: {lost}");
             code = ExitCode::from(LOSS);
         }
         salvaged.whole
     } else if args.convert {
-        let imported = import_from_kata(&args.dir)?;
+        let imported = import_from_kata(dir)?;
         for dropped in &imported.dropped {
             eprintln!("dropped: {dropped}");
         }
@@ -55,7 +66,7 @@ pub fn run(args: &ReadArgs) -> anyhow::Result<ExitCode> {
     } else {
         let tolerance =
             if args.accept_trailing { Tolerance::TrailingBytes } else { Tolerance::Strict };
-        let loaded = read_sandbox_dir(&args.dir, tolerance)?;
+        let loaded = read_sandbox_dir(dir, tolerance)?;
         for file in &loaded.edited {
             eprintln!("note: {file} was edited by someone else; this is what the log says");
         }

@@ -198,6 +198,8 @@ async fn list_plugs(State(monitor): Shared) -> Json<Vec<Plugged>> {
 }
 
 async fn add_plug(State(monitor): Shared, Json(spec): Json<PlugSpec>) -> Answer<Plugged> {
+    let admitted = monitor.ledger.look(|record| record.order.sandbox.tuning.admits(&spec));
+    admitted.map_err(crate::Error::from)?;
     Ok(Json(monitor.live()?.plugs().add(spec).await?))
 }
 

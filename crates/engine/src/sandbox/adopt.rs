@@ -62,6 +62,7 @@ impl Sandbox {
             vm,
             image: record.image.clone(),
             read_only: spec.read_only,
+            shm_bytes: spec.tuning.shm_bytes,
             has_scratch_disk: spec.scratch_mib.is_some(),
             plugs,
             networks,

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use coracle_bridge::channel::{CONTROL_PORT, STREAMS_PORT};
 use coracle_vmm as vmm;
 use coracle_vmm::{
-    DeviceId, Disk, DiskFormat, DiskPlace, Lock, MemoryBacking, MiB, SerialPort, Throttle,
+    DeviceId, Disk, DiskCache, DiskFormat, DiskPlace, Lock, MemoryBacking, MiB, SerialPort,
+    Throttle,
 };
 use uuid::Uuid;
 
@@ -35,6 +36,8 @@ pub struct Surroundings<'a> {
     pub die_with_owner: bool,
     /// The control group, if one is wanted even without limits.
     pub cgroup: Option<&'a Path>,
+    /// What the host may keep of disks in memory.
+    pub disk_cache: DiskCache,
 }
 
 const DEFAULT_MEMORY: MiB = MiB(1024);
@@ -68,11 +71,17 @@ pub fn lower(
     if description.coracle.share_memory {
         config.memory.backing = MemoryBacking::Shared;
     }
+    if description.coracle.huge_pages {
+        config.memory.backing = MemoryBacking::HugePages;
+    }
+    config.cpu_features.clone_from(&description.coracle.cpu_features);
+    config.entropy.clone_from(&description.coracle.entropy_source);
+    config.io_thread = description.coracle.io_thread;
     config.free_page_reporting = topology.memory.enable_cold_discard_hint.unwrap_or(false);
     config.accel = description.coracle.accelerator;
     config.serial_ports = serial_ports(around)?;
     config.scsi_controllers = controllers;
-    config.disks = disks(around.cold_disks)?;
+    config.disks = disks(around.cold_disks, around.disk_cache)?;
     config.pmem = devices.virtual_pmem.as_ref().map_or(Ok(Vec::new()), pmem)?;
     config.max_vcpus = description.coracle.max_processors.max(vcpus);
     let extra = description.coracle.max_memory_in_mb.saturating_sub(config.memory.size.0);
@@ -146,7 +155,7 @@ fn serial_ports(around: &Surroundings<'_>) -> Result<Vec<SerialPort>, Descriptio
 }
 
 /// Disks that are there from power-on hang on the PCI bus, where the guest has them soonest.
-fn disks(cold: &[ColdDisk]) -> Result<Vec<Disk>, DescriptionError> {
+fn disks(cold: &[ColdDisk], cache: DiskCache) -> Result<Vec<Disk>, DescriptionError> {
     (0u32..)
         .zip(cold)
         .map(|(n, disk)| {
@@ -158,6 +167,7 @@ fn disks(cold: &[ColdDisk]) -> Result<Vec<Disk>, DescriptionError> {
                 read_only: disk.read_only,
                 place: DiskPlace::Virtio,
                 serial: disk.serial.clone(),
+                cache,
             })
         })
         .collect()

@@ -241,6 +241,18 @@ pub struct Coracle {
     /// Let servers of the host see the memory, as a virtio-fs share needs.
     #[serde(default)]
     pub share_memory: bool,
+    /// Memory is made of the host's huge pages, which servers of the host see too.
+    #[serde(default)]
+    pub huge_pages: bool,
+    /// Features the processors have beyond the usual, or have not: `+name`, `-name`, `name=on|off`.
+    #[serde(default)]
+    pub cpu_features: Vec<String>,
+    /// The host's file that the guest's entropy comes from; absent: `getrandom`.
+    #[serde(default)]
+    pub entropy_source: Option<PathBuf>,
+    /// Disks are served by a thread of their own.
+    #[serde(default, rename = "IOThread")]
+    pub io_thread: bool,
     /// Processors the VM can have while it runs; 0: as many as it begins with.
     #[serde(default)]
     pub max_processors: u32,

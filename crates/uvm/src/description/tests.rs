@@ -40,6 +40,7 @@ fn built(opts: &OptionsLcow) -> Result<VmConfig, DescriptionError> {
             user: None,
             die_with_owner: true,
             cgroup: None,
+            disk_cache: opts.host.disk_cache,
         },
     )
 }

@@ -203,6 +203,7 @@ fn surroundings<'a>(
         user: opts.host.user,
         die_with_owner: opts.host.die_with_owner,
         cgroup: opts.host.cgroup.as_deref(),
+        disk_cache: opts.host.disk_cache,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_vmm::{Accel, User};
+use coracle_vmm::{Accel, DiskCache, User};
 
 use crate::record::Recorder;
 
@@ -37,6 +37,18 @@ pub struct HostOptions {
     pub share_servers: ShareServers,
     /// Let servers of the host see the VM's memory: a virtio-fs share needs that.
     pub share_memory: bool,
+    /// Make the VM's memory of the host's huge pages, as far as they are set aside
+    /// (`vm.nr_hugepages`); the memory is a multiple of their size then.
+    pub huge_pages: bool,
+    /// Features the processors have beyond the usual, or have not: `+name`, `-name`, `name=on|off` in
+    /// QEMU's names. An unknown one fails the create.
+    pub cpu_features: Vec<String>,
+    /// The host's file that the guest's entropy comes from. None: `getrandom`.
+    pub entropy_source: Option<PathBuf>,
+    /// Serve disks from a thread of their own.
+    pub io_thread: bool,
+    /// What the host may keep of disks in memory.
+    pub disk_cache: DiskCache,
     /// Run the VM as this user. None: as ourselves.
     pub user: Option<User>,
     /// The name of the VM's cgroup below ours. None: one is made only when a limit asks for it,
@@ -73,6 +85,11 @@ impl Default for HostOptions {
             verdicts: None,
             die_with_owner: true,
             lock_memory: false,
+            huge_pages: false,
+            cpu_features: Vec::new(),
+            entropy_source: None,
+            io_thread: false,
+            disk_cache: DiskCache::default(),
             share_servers: ShareServers::default(),
             max_processors: 0,
             max_memory_mib: 0,

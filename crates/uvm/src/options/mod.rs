@@ -15,6 +15,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use coracle_vmm::DiskCache;
+
 pub use constants::{
     DEFAULT_EXEC_COMMAND_LINE, DEFAULT_VPMEM_COUNT, DEFAULT_VPMEM_SIZE_BYTES, ENTROPY_BYTES,
     INITRD_FILE, KERNEL_FILE, MAX_VPMEM_COUNT, SCSI_LUNS, UNCOMPRESSED_KERNEL_FILE, VHD_FILE,

@@ -57,6 +57,7 @@ impl Machine {
                 lun: disk.slot.lun.into(),
             },
             serial: disk.serial.clone(),
+            cache: self.host.disk_cache,
         });
         let failed = |source| failed_add(&request.host_path, source);
         self.vm.plug(device).await.map_err(|source| failed(ModifyError::Adding(source)))?;

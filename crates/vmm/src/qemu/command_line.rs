@@ -12,7 +12,7 @@ use super::{
     launch::Descriptor,
 };
 use crate::{
-    Boot, MemoryBacking, MiB, VmConfig,
+    Boot, MiB, VmConfig,
     accel::Engine,
     machine::{CONSOLE_RING, CONSOLE_RING_SIZE},
 };
@@ -85,18 +85,18 @@ impl Line<'_> {
         if let Some(MiB(gap)) = config.memory.high_mmio_gap {
             self.option("global", format!("q35-pcihost.pci-hole64-size={gap}M"));
         }
-        match facts.engine {
-            Engine::Kvm => {
-                self.option("accel", "kvm");
-                self.option("cpu", "host");
-            }
-            Engine::Tcg => {
-                self.option("accel", "tcg");
-                // Told of fast string moves, kernel and libc copy by `rep movsb`, which is
-                // translated byte by byte: a pipe runs at half the speed.
-                self.option("cpu", "max,-erms");
-            }
-        }
+        let (accel, processor) = match facts.engine {
+            Engine::Kvm => ("kvm", "host"),
+            // Told of fast string moves, kernel and libc copy by `rep movsb`, which is
+            // translated byte by byte: a pipe runs at half the speed.
+            Engine::Tcg => ("tcg", "max,-erms"),
+        };
+        let features = config.cpu_features.iter().map(String::as_str);
+        self.option("accel", accel);
+        self.option(
+            "cpu",
+            std::iter::once(processor).chain(features).collect::<Vec<_>>().join(","),
+        );
         if config.max_vcpus > config.vcpus {
             self.option("smp", format!("{},maxcpus={}", config.vcpus, config.max_vcpus));
         } else {
@@ -121,13 +121,7 @@ impl Line<'_> {
             "id": "vm.memory", "size": memory.size.bytes(),
             "prealloc": memory.prealloc, "reserve": memory.reserve,
         });
-        match memory.backing {
-            MemoryBacking::Anonymous => backend["qom-type"] = json!("memory-backend-ram"),
-            MemoryBacking::Shared => {
-                backend["qom-type"] = json!("memory-backend-memfd");
-                backend["share"] = json!(true);
-            }
-        }
+        device::back_memory(&mut backend, memory.backing);
         self.option("object", backend);
         if facts.lock {
             self.option("overcommit", "mem-lock=on");
@@ -196,13 +190,16 @@ impl Line<'_> {
             self.device(&device::port_hub(&port.id, None));
             self.device(&device::port_device(port));
         }
-        self.option("object", json!({"qom-type": "rng-builtin", "id": "vm.entropy"}));
+        self.option("object", device::entropy(config));
+        if config.io_thread {
+            self.option("object", device::io_thread());
+        }
         if config.max_extra_memory > MiB(0) {
             self.option("object", device::extra_memory(config));
             self.device(&device::extra_memory_device());
         }
         for number in 0..config.scsi_controllers {
-            self.device(&device::scsi_controller(number));
+            self.device(&device::scsi_controller(number, config.io_thread));
         }
         if config.hotplug_bridges == 0 {
             self.device(&device::rng("vm.rng", "pcie.0"));
@@ -225,7 +222,11 @@ impl Line<'_> {
             let set = self.descriptor_set(Descriptor::Disk(index), disk.id.as_str());
             let node = device::disk_node(disk, *kind, config.throttle.is_some());
             self.option("blockdev", node(set));
-            self.device(&device::disk_device(disk));
+            let mut device = device::disk_device(disk);
+            if config.io_thread && disk.place == crate::DiskPlace::Virtio {
+                device["iothread"] = json!(device::IO_THREAD);
+            }
+            self.device(&device);
         }
     }
 
@@ -276,7 +277,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{DeviceId, Disk, DiskFormat, DiskPlace, Pmem, SerialPort, Throttle};
+    use crate::{DeviceId, Disk, DiskFormat, DiskPlace, MemoryBacking, Pmem, SerialPort, Throttle};
 
     fn file() -> OwnedFd {
         File::open("/dev/null").unwrap().into()
@@ -366,6 +367,9 @@ mod tests {
         config.memory.low_mmio_gap = Some(MiB(1024));
         config.memory.high_mmio_gap = Some(MiB(65536));
         config.free_page_reporting = true;
+        config.cpu_features = vec!["-vmx".into(), "+pku".into()];
+        config.entropy = Some("/dev/urandom".into());
+        config.io_thread = true;
         config.console = Some("/run/x/console".into());
         config.graphics = Some("/run/x/vnc".into());
         config.scsi_controllers = 2;
@@ -378,6 +382,7 @@ mod tests {
             read_only: true,
             place: DiskPlace::Scsi { controller: 1, lun: 9 },
             serial: "S1".into(),
+            cache: crate::DiskCache { direct: true, no_flush: false },
         }];
         config.pmem = vec![Pmem { id: id("pmem0"), file: file(), size: 3 << 30, read_only: true }];
         config.extra_arguments = vec!["-trace".into(), "nothing".into()];
@@ -398,6 +403,7 @@ mod tests {
             read_only: false,
             place: DiskPlace::Scsi { controller: 0, lun: 0 },
             serial: "x\",\"drive\":\"y".into(),
+            cache: crate::DiskCache::default(),
         }];
         let disks = [FileKind::Regular];
         let facts = Facts { engine: Engine::Tcg, lock: false, disks: &disks, number: &number };

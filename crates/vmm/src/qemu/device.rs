@@ -8,8 +8,8 @@ use rustix::fs::{FileType, fstat};
 use serde_json::{Value, json};
 
 use crate::{
-    DeviceId, Disk, DiskFormat, DiskPlace, MacAddress, MemoryBacking, PciSource, Pmem, SerialPort,
-    Throttle, VmConfig, VmmError, qmp::command::HotpluggableCpu,
+    DeviceId, Disk, DiskCache, DiskFormat, DiskPlace, MacAddress, MemoryBacking, PciSource, Pmem,
+    SerialPort, Throttle, VmConfig, VmmError, qmp::command::HotpluggableCpu,
 };
 
 /// The object that limits all disks together.
@@ -42,7 +42,7 @@ pub(crate) fn disk_node(
     kind: FileKind,
     throttled: bool,
 ) -> impl Fn(u64) -> Value + use<> {
-    let (id, read_only) = (disk.id.to_string(), disk.read_only);
+    let (id, read_only, cache) = (disk.id.to_string(), disk.read_only, disk.cache);
     let format = match disk.format {
         DiskFormat::Raw => "raw",
         DiskFormat::Qcow2 => "qcow2",
@@ -72,6 +72,10 @@ pub(crate) fn disk_node(
             });
         }
         node["node-name"] = json!(id);
+        if cache != DiskCache::default() {
+            // What stands below it takes it from here.
+            node["cache"] = json!({"direct": cache.direct, "no-flush": cache.no_flush});
+        }
         node
     }
 }
@@ -95,8 +99,13 @@ fn scsi_controller_id(number: u32) -> String {
     format!("vm.scsi{number}")
 }
 
-pub(crate) fn scsi_controller(number: u32) -> Value {
-    json!({"driver": "virtio-scsi-pci", "id": scsi_controller_id(number), "num_queues": 1})
+pub(crate) fn scsi_controller(number: u32, io_thread: bool) -> Value {
+    let id = scsi_controller_id(number);
+    let mut controller = json!({"driver": "virtio-scsi-pci", "id": id, "num_queues": 1});
+    if io_thread {
+        controller["iothread"] = json!(IO_THREAD);
+    }
+    controller
 }
 
 pub(crate) fn throttle(limit: Throttle) -> Value {
@@ -119,14 +128,37 @@ pub(crate) fn extra_memory(config: &VmConfig) -> Value {
         "id": format!("{EXTRA_MEMORY}.mem"), "size": config.max_extra_memory.bytes(),
         "reserve": false,
     });
-    match config.memory.backing {
+    back_memory(&mut backend, config.memory.backing);
+    backend
+}
+
+/// Makes a memory backend of this kind.
+pub(crate) fn back_memory(backend: &mut Value, backing: MemoryBacking) {
+    match backing {
         MemoryBacking::Anonymous => backend["qom-type"] = json!("memory-backend-ram"),
-        MemoryBacking::Shared => {
+        MemoryBacking::Shared | MemoryBacking::HugePages => {
             backend["qom-type"] = json!("memory-backend-memfd");
             backend["share"] = json!(true);
         }
     }
-    backend
+    if backing == MemoryBacking::HugePages {
+        backend["hugetlb"] = json!(true);
+    }
+}
+
+/// Where the guest's entropy comes from.
+pub(crate) fn entropy(config: &VmConfig) -> Value {
+    match &config.entropy {
+        None => json!({"qom-type": "rng-builtin", "id": "vm.entropy"}),
+        Some(file) => json!({"qom-type": "rng-random", "id": "vm.entropy", "filename": file}),
+    }
+}
+
+/// The thread that serves disks.
+pub(crate) const IO_THREAD: &str = "vm.io";
+
+pub(crate) fn io_thread() -> Value {
+    json!({"qom-type": "iothread", "id": IO_THREAD})
 }
 
 pub(crate) fn extra_memory_device() -> Value {

@@ -114,6 +114,7 @@ impl Bench {
         let file = file.unwrap();
         file.set_len(1 << 20).unwrap();
         Disk {
+            cache: coracle_vmm::DiskCache::default(),
             id: id(name),
             file: file.into(),
             format: DiskFormat::Raw,
