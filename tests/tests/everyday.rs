@@ -74,6 +74,12 @@ fn a_sandbox_is_created_started_looked_at_copied_to_checked_dumped_and_told_of()
     assert!(day.refused(&["cp", &there("/no/such"), "."]).contains("`tar` in the container ended"));
     assert!(day.refused(&["cp", "a", "b"]).contains("SANDBOX:PATH"));
 
+    // The shell asks for names.
+    let begun = &day.name[..day.name.len() - 1];
+    let mut asked = place.coracle(["--", "coracle", "exec", begun]);
+    asked.env("CORACLE_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "2").env("_CLAP_IFS", "\n");
+    assert_eq!(text(&asked.output().unwrap().stdout).trim(), day.name);
+
     // Usage, once; a code; an archive without secrets.
     assert!(day.run(&["top", "-n", "1"]).contains(&day.name));
     assert!(day.run(&["explain", "e-scsi-full"]).contains("help: "));

@@ -112,6 +112,30 @@ fn settings_have_their_effect_on_the_vm_its_process_and_its_guest_and_outlive_th
 }
 
 #[test]
+fn the_list_of_settings_says_what_files_say_and_what_becomes_of_each() {
+    let place = Place::new();
+    let config = place.root().join("config.toml");
+    fs::write(&config, "[hypervisor]\nMemorySize = 320\n").unwrap();
+    let list = |config: &Path| {
+        place.coracle(["settings", "--format", "json"]).env("CORACLE_CONFIG", config).output()
+    };
+    let output = list(&config).unwrap();
+    let all: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let of = |name: &str| all.iter().find(|setting| setting["name"] == name).unwrap();
+    assert_eq!(
+        (&of("MemorySize")["value"], &of("MemorySize")["fate"]),
+        (&320.into(), &"effect".into())
+    );
+    assert_eq!(of("MemorySize")["from"], config.to_str().unwrap());
+    assert_eq!(of("HypervisorMachineType")["fate"], "always q35");
+    assert!(of("PCIeRootPort")["fate"].as_str().unwrap().starts_with("refused: "));
+    fs::write(&config, "[hypervisor]\nMemorySize = true\n").unwrap();
+    let output = list(&config).unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("E-SETTING-VALUE"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn what_cannot_be_set_is_refused_before_anything_is_made() {
     let place = Place::new();
     let refused = |settings: &[&str], code: &str| {

@@ -61,6 +61,8 @@ pub enum Command {
     Events(crate::events::EventsArgs),
     /// Copy files to and from a sandbox that runs.
     Cp(crate::cp::CpArgs),
+    /// Say what can be set, and what the configuration files say.
+    Settings(crate::settings::SettingsArgs),
     /// Say what an error's code means.
     Explain(crate::explain::ExplainArgs),
     /// Put everything there is to know of a sandbox into one archive.
@@ -105,7 +107,10 @@ pub enum Command {
     Doctor(crate::doctor::DoctorArgs),
     /// Show, judge and carry over the states of sandboxes, ours and Kata's.
     State(crate::state::StateArgs),
-    /// Print a completion script for a shell.
+    /// Print a completion script for a shell; it knows the sandboxes there are.
+    #[command(after_help = "EXAMPLES:\n  \
+        source <(coracle completion bash)\n  \
+        coracle completion fish > ~/.config/fish/completions/coracle.fish")]
     Completion {
         /// The shell to complete for.
         shell: clap_complete::Shell,
@@ -266,7 +271,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = crate::size::parse_mib)]
     pub scratch: Option<u64>,
     /// Set a member of Kata's HypervisorConfig or SandboxConfig, as `HugePages=true`; see
-    /// docs/hypervisor-config.md.
+    /// `coracle settings`.
     #[arg(long, value_name = "NAME=VALUE")]
     pub set: Vec<String>,
     /// What executes the guest's code.

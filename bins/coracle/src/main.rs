@@ -4,6 +4,7 @@ mod accel;
 mod attach;
 mod cli;
 mod columns;
+mod complete;
 mod cp;
 mod detach;
 mod detached;
@@ -28,6 +29,7 @@ mod recover;
 mod report;
 mod resources;
 mod run;
+mod settings;
 mod signals;
 mod size;
 mod state;
@@ -37,13 +39,14 @@ mod top;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 use coracle_engine::plug::Kind;
 use coracle_engine::root::Root;
 
 use cli::{Cli, Command, Format};
 
 fn main() -> ExitCode {
+    complete::answer();
     let raw: Vec<_> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&raw) {
         Ok(cli) => cli,
@@ -135,6 +138,10 @@ fn main() -> ExitCode {
             format = args.format;
             top::run(&args, &root)
         }
+        Command::Settings(args) => {
+            format = args.format;
+            settings::run(&args)
+        }
         Command::Explain(args) => {
             format = args.format;
             explain::run(&args)
@@ -172,8 +179,8 @@ fn main() -> ExitCode {
         }
         Command::Keeper(args) => keeper::run(args, &root),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "coracle", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let printed = complete::print_script(shell, &mut std::io::stdout());
+            printed.map(|()| ExitCode::SUCCESS).map_err(Into::into)
         }
     };
     outcome.unwrap_or_else(|error| {

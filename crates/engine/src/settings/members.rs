@@ -9,7 +9,7 @@ use crate::spec::SandboxSpec;
 
 /// What becomes of a member that is set.
 #[derive(Debug, Clone, Copy)]
-pub enum Fate<C> {
+pub(super) enum Fate<C> {
     /// It changes the sandbox.
     Effect(fn(&C, &mut SandboxSpec)),
     /// It changes the sandbox if its value is one it can have.

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 
 use crate::spec::SandboxSpec;
 pub use files::Places;
-pub use members::{Fate, fate, names};
+pub use members::{fate, names};
 pub use tuning::Tuning;
 
 /// A setting cannot be had.
@@ -105,7 +105,7 @@ impl SettingsError {
             }
             SettingsError::Unknown { .. } => {
                 "names are those of Kata's HypervisorConfig and SandboxConfig, as they are written \
-                 there; docs/hypervisor-config.md lists them"
+                 there: `coracle settings` lists them"
             }
             SettingsError::Value { .. } | SettingsError::Refused { .. } => {
                 "leave it out, or do as said"
@@ -155,6 +155,12 @@ impl Settings {
             // A string may look like a number.
             self.ask(name, string(), "--set").map_err(|_| error)
         })
+    }
+
+    /// What was asked of a member, and where.
+    pub fn asked(&self, name: &str) -> Option<(&Value, &str)> {
+        let asked = self.asked.iter().find(|asked| asked.name == name)?;
+        Some((&asked.value, &asked.origin))
     }
 
     fn ask(&mut self, name: &str, value: Value, origin: &str) -> Result<(), SettingsError> {
