@@ -313,6 +313,16 @@ fn made(path: &Path) -> Option<String> {
 mod tests {
     use super::*;
 
+    /// A process that does not outlive its test, however that ends.
+    struct Reaped(std::process::Child);
+
+    impl Drop for Reaped {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
     #[tokio::test]
     async fn what_belongs_to_nobody_is_found_explained_and_cleared() {
         let folder = tempfile::tempdir().unwrap();
@@ -322,7 +332,14 @@ mod tests {
         fs::create_dir_all(root.logs("dead")).unwrap();
         let mut part = std::process::Command::new("sleep");
         part.arg("1000").env(PART, root.run().join("dead/vm/9p-0"));
-        let mut part = part.spawn().unwrap();
+        let mut part = Reaped(part.spawn().unwrap());
+        // A program has its environment a moment after its parent goes on.
+        let environment = format!("/proc/{}/environ", part.0.id());
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while fs::read(&environment).unwrap().is_empty() {
+            assert!(std::time::Instant::now() < deadline, "it never has an environment");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         let owned = run_dir::RunDir::create(root.run(), "owned").unwrap();
         let leaks = look(&root).unwrap();
         let kinds: Vec<Kind> = leaks.iter().map(|leak| leak.kind).collect();
@@ -332,7 +349,7 @@ mod tests {
         for leak in &leaks {
             clear(&root, leak).await.unwrap();
         }
-        part.wait().unwrap();
+        part.0.wait().unwrap();
         assert_eq!(look(&root).unwrap(), []);
         assert!(owned.path().exists());
         owned.remove().unwrap();
