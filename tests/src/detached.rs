@@ -149,13 +149,24 @@ impl<'a> Detached<'a> {
     }
 }
 
-/// SIGKILL for a process of ours.
+/// SIGKILL for a process of ours, and its end.
 pub fn kill(pid: Option<u32>) {
     let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid {
         // It may just have ended.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while is_alive(pid) && std::time::Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
+}
+
+/// Whether it is there and no zombie.
+fn is_alive(pid: rustix::process::Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    let state = stat.ok().and_then(|stat| stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned()));
+    state.is_some_and(|rest| !rest.starts_with(['Z', 'X']))
 }
 
 impl Drop for Detached<'_> {

@@ -1,6 +1,7 @@
 //! A live sandbox as everybody but its monitor sees it: found by name, asked over its API.
 
 mod exec;
+mod line;
 
 use std::fs;
 use std::io;
@@ -8,10 +9,8 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
+use hyper::Method;
 use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -24,6 +23,7 @@ use crate::monitor::api::{
 use crate::monitor::{API_SOCKET, wake};
 use crate::record::SandboxRecord;
 use crate::root::Root;
+use line::{Gone, Line};
 
 pub use exec::RemoteExec;
 
@@ -423,9 +423,19 @@ impl Client {
         loop {
             let stream = self.reach(API_SOCKET).await?;
             let began = tokio::time::Instant::now();
-            let asked = self.ask_over(stream, method.clone(), path, body.clone()).await;
+            let asked = match Line::open(stream).await {
+                Ok(mut line) if is_repeatable => line.ask(method.clone(), path, body.clone()).await,
+                // One that was killed a moment ago still takes connections, and answers none.
+                Ok(mut line) => match line.ask(Method::GET, "/v1/sandbox", Bytes::new()).await {
+                    Ok(_) => match line.ask(method.clone(), path, body.clone()).await {
+                        Err(Gone(source)) => return Err(self.cannot_talk(source)),
+                        answered => answered,
+                    },
+                    gone => gone,
+                },
+                Err(gone) => Err(gone),
+            };
             match asked {
-                Err(Gone(source)) if !is_repeatable => return Err(self.cannot_talk(source)),
                 Err(Gone(error)) => {
                     in_a_row = if began.elapsed() < QUICK { in_a_row + 1 } else { 0 };
                     if in_a_row > MOST_DEATHS {
@@ -448,34 +458,6 @@ impl Client {
                 }
             }
         }
-    }
-
-    async fn ask_over(
-        &self,
-        stream: UnixStream,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<(StatusCode, Bytes), Gone> {
-        let gone = |error: hyper::Error| Gone(error.into());
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "coracle")
-            .header("content-type", "application/json")
-            .body(Full::new(body))
-            .map_err(|error| Gone(error.into()))?;
-        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(gone)?;
-        let driver = tokio::spawn(connection);
-        let answer = async {
-            let response = sender.send_request(request).await?;
-            let status = response.status();
-            Ok::<_, hyper::Error>((status, response.into_body().collect().await?.to_bytes()))
-        };
-        let answer = answer.await;
-        driver.abort();
-        answer.map_err(gone)
     }
 
     /// Connects to a socket of the monitor; one that died is replaced.
@@ -513,9 +495,6 @@ impl Client {
         ClientError::Talk { name: self.name.clone(), source: source.into() }
     }
 }
-
-/// The monitor went away before it had answered.
-struct Gone(Box<dyn std::error::Error + Send + Sync>);
 
 /// Connects to a socket in a folder by way of the folder's descriptor: its path may be too long.
 async fn connect(dir: &Path, socket: &str) -> io::Result<UnixStream> {

@@ -158,27 +158,28 @@ impl Plugs {
         plugged: &Plugged,
         handle: Handle,
     ) -> Result<(), (Handle, Error)> {
+        let containers = self.running();
         if let Some(destination) = &plugged.spec.destination {
-            for container in self.running() {
-                if let Err(source) = self.vm.hide_in_container(&container, destination).await {
+            for (n, container) in containers.iter().enumerate() {
+                if let Err(source) = self.vm.hide_in_container(container, destination).await {
                     let error = plug_error("hide in the container", &plugged.spec, source);
-                    self.show_again(plugged).await;
+                    // This one sees it still: shown again, it would see it twice.
+                    self.show_again(plugged, &containers[..n]).await;
                     return Err((handle, error));
                 }
             }
         }
         let detached = handle.detach(&self.vm).await;
         let Err((handle, source)) = detached else { return Ok(()) };
-        self.show_again(plugged).await;
+        self.show_again(plugged, &containers).await;
         Err((handle, plug_error("take out", &plugged.spec, source)))
     }
 
     /// Shows containers again what could not be taken out: it is there still.
-    async fn show_again(&self, plugged: &Plugged) {
+    async fn show_again(&self, plugged: &Plugged, containers: &[String]) {
         let Some(destination) = &plugged.spec.destination else { return };
-        for container in self.running() {
-            let shown =
-                self.show(&container, &plugged.spec, &plugged.guest_path, destination).await;
+        for container in containers {
+            let shown = self.show(container, &plugged.spec, &plugged.guest_path, destination).await;
             if let Err(error) = shown {
                 tracing::error!(container, destination, %error, "cannot show it again");
             }
