@@ -231,7 +231,10 @@ impl Points {
         let (verb, number) = text.trim().rsplit_once(' ').unwrap_or(("die", text.trim()));
         let Ok(left) = number.parse::<u64>() else { return Ok(()) };
         if left > 0 {
-            let _ = std::fs::write(path, format!("{verb} {}", left - 1));
+            // Whoever counts must not read half of it.
+            let next = path.with_extension("next");
+            let _ = std::fs::write(&next, format!("{verb} {}", left - 1));
+            let _ = std::fs::rename(&next, path);
             return Ok(());
         }
         let _ = std::fs::remove_file(path);
