@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use coracle_engine::oci::{ContainerSpec, specification};
 use coracle_uvm::UtilityVm;
 use coracle_uvm::container::{Container, ContainerConfig, Process, ProcessParameters};
-use coracle_uvm::options::{ColdDisk, ColdMount, HostOptions, KeeperPlacement, OptionsLcow};
+use coracle_uvm::options::{ColdDisk, ColdMount, KeeperPlacement, OptionsLcow};
 use serde_json::{Value, json};
 
 const ROOT: &str = "/run/layers/root";
@@ -17,8 +17,7 @@ const ROOT: &str = "/run/layers/root";
 pub struct Live {
     /// The VM.
     pub vm: UtilityVm,
-    /// Where it is.
-    pub dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
 }
 
 impl Live {
@@ -27,18 +26,6 @@ impl Live {
     /// # Errors
     /// It does not boot.
     pub async fn boot(coracle: &Path, guest: &Path) -> Result<Live> {
-        Self::boot_with(coracle, guest, |_| {}).await
-    }
-
-    /// The same, hosted otherwise.
-    ///
-    /// # Errors
-    /// It does not boot.
-    pub async fn boot_with(
-        coracle: &Path,
-        guest: &Path,
-        change: impl FnOnce(&mut HostOptions),
-    ) -> Result<Live> {
         let dir = tempfile::tempdir()?;
         let mut options = OptionsLcow::with_boot_files("", "bench", guest);
         options.options.memory_size_in_mb = 512;
@@ -55,10 +42,9 @@ impl Live {
             read_only: true,
             mount: Some(ColdMount { path: ROOT.to_owned(), filesystem: "erofs".to_owned() }),
         }];
-        change(&mut options.host);
         let vm = UtilityVm::create_lcow(options).await?;
         vm.start().await?;
-        Ok(Live { vm, dir })
+        Ok(Live { vm, _dir: dir })
     }
 
     /// A container running `script` in a shell, and its init process. The agent's own status
