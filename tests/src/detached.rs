@@ -112,9 +112,15 @@ impl<'a> Detached<'a> {
         }
     }
 
-    /// Runs a command; `@` stands for the sandbox.
+    /// Runs a command; `@` stands for the sandbox, `@/NAME` for a further container in it.
     pub fn output(&self, words: &[&str]) -> Output {
-        let words = words.iter().map(|word| if *word == "@" { self.name.as_str() } else { word });
+        let whole = |word: &&str| match word.strip_prefix('@') {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+                format!("{}{rest}", self.name)
+            }
+            Some(_) | None => (*word).to_owned(),
+        };
+        let words = words.iter().map(whole);
         let mut command = self.place.coracle(words.collect::<Vec<_>>());
         command.envs(self.points.iter().map(|points| ("CORACLE_TEST_POINTS", points)));
         command.output().expect("the command under test starts")

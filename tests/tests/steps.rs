@@ -177,6 +177,14 @@ fn every_verb_is_done_or_undone_at_whatever_step_its_monitor_dies() {
         probe: Some("grep -q eth /proc/net/dev && echo yes || echo no".to_owned()),
     });
     verbs.push(Verb {
+        name: "container",
+        act: vec!["run", "-d", "--in", "@", "--name", "side", "--", "sleep", "1000"],
+        back: vec!["rm", "-f", "@/side"],
+        shown: Box::new(|view| !view["containers"].is_null()),
+        // One whose removal was refused half-way has ended, and is there to be removed again.
+        probe: None,
+    });
+    verbs.push(Verb {
         name: "pause",
         act: vec!["pause", "@"],
         back: vec!["resume", "@"],
@@ -193,7 +201,11 @@ fn every_verb_is_done_or_undone_at_whatever_step_its_monitor_dies() {
         total += steps;
     }
     println!("{total} steps in all");
-    assert_eq!(sandbox.sh("echo well"), "well\n");
+    assert_eq!(
+        sandbox.sh("echo well; ls /sys/block | grep -v pmem"),
+        "well\nvda\n",
+        "a disk is left"
+    );
     let state = place.output(["state", "verify"]);
     assert!(state.status.success(), "{}{}", text(&state.stdout), text(&state.stderr));
     sandbox.run(&["rm", "--force", "@"]);

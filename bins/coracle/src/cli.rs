@@ -178,6 +178,7 @@ impl From<Accel> for coracle_engine::Accel {
         coracle run -d -p 8080:80 --name www -- httpd -f -p 80\n  \
         coracle run --egress 10.0.0.0/8 --net backend debian/ ./job\n  \
         coracle run -d --name web image.tar; coracle exec web -- ps\n  \
+        coracle run -d --in web --name db db.tar; coracle logs -f web/db\n  \
         coracle run --timeline -- true"
 )]
 pub struct RunArgs {
@@ -191,7 +192,10 @@ pub struct RunArgs {
     /// Leave the command running and print the sandbox's name.
     #[arg(short, long)]
     pub detach: bool,
-    /// Pass standard input to the command.
+    /// Do not make a sandbox: run the command in a container of its own in one that runs.
+    #[arg(long = "in", value_name = "SANDBOX")]
+    pub sandbox: Option<String>,
+    /// Pass standard input to the command; with --detach: keep it open for `coracle attach -i`.
     #[arg(short, long)]
     pub interactive: bool,
     /// Give the command a terminal.
@@ -218,7 +222,7 @@ pub struct RunArgs {
     /// Memory that `coracle update` can give the VM; no more than --memory if not given.
     #[arg(long, value_name = "SIZE", value_parser = crate::size::parse_mib)]
     pub max_memory: Option<u64>,
-    /// Name of the sandbox; a random one if not given.
+    /// Name of the sandbox, or with --in of the container; a random one if not given.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// Host name in the container; the sandbox's name if not given.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use coracle_engine::Command;
-use coracle_engine::client::Client;
+use coracle_engine::client::RemoteContainer;
 use coracle_engine::root::Root;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -35,36 +35,40 @@ pub struct CpArgs {
 /// One side of a copy.
 enum Side {
     Here(PathBuf),
-    There { sandbox: String, path: String },
+    There { container: String, path: String },
 }
 
 impl Side {
     fn of(text: &str) -> Self {
         match text.split_once(':') {
-            // `./a:b` is a file here.
-            Some((sandbox, path)) if !sandbox.contains('/') && !sandbox.is_empty() => {
-                Self::There { sandbox: sandbox.to_owned(), path: path.to_owned() }
+            Some((container, path)) if is_address(container) => {
+                Self::There { container: container.to_owned(), path: path.to_owned() }
             }
             Some(_) | None => Self::Here(text.into()),
         }
     }
 }
 
+/// Whether it is `SANDBOX` or `SANDBOX/CONTAINER`: `./a:b` and `/a:b` are files here.
+fn is_address(text: &str) -> bool {
+    !text.is_empty() && !text.starts_with(['.', '/']) && text.matches('/').count() <= 1
+}
+
 /// Copies.
 pub fn run(args: &CpArgs, root: &Root) -> Result<ExitCode> {
     match (Side::of(&args.source), Side::of(&args.destination)) {
-        (Side::Here(from), Side::There { sandbox, path }) => {
-            let client = Client::find(root, &sandbox)?;
+        (Side::Here(from), Side::There { container, path }) => {
+            let container = RemoteContainer::find(root, &container)?;
             let archive = pack(&from)?;
             let script = r#"mkdir -p "$1" && exec tar -x -f - -C "$1""#;
             let command = shell(script, &[&path], true);
-            finish(crate::life::block_on(exchange(&client, &command, Some(archive)))?)
+            finish(crate::life::block_on(exchange(&container, &command, Some(archive)))?)
         }
-        (Side::There { sandbox, path }, Side::Here(to)) => {
-            let client = Client::find(root, &sandbox)?;
+        (Side::There { container, path }, Side::Here(to)) => {
+            let container = RemoteContainer::find(root, &container)?;
             let script = r#"exec tar -c -f - -C "$(dirname "$1")" "$(basename "$1")""#;
             let done =
-                crate::life::block_on(exchange(&client, &shell(script, &[&path], false), None))?;
+                crate::life::block_on(exchange(&container, &shell(script, &[&path], false), None))?;
             if done.code == 0 {
                 std::fs::create_dir_all(&to)
                     .with_context(|| format!("cannot make {}", to.display()))?;
@@ -113,8 +117,12 @@ struct Done {
     said: Vec<u8>,
 }
 
-async fn exchange(client: &Client, command: &Command, input: Option<Vec<u8>>) -> Result<Done> {
-    let exec = client.exec(command).await?;
+async fn exchange(
+    container: &RemoteContainer,
+    command: &Command,
+    input: Option<Vec<u8>>,
+) -> Result<Done> {
+    let exec = container.exec(command).await?;
     let feed = async {
         if let Some(bytes) = input {
             let mut stdin = exec.input();

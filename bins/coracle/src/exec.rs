@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use coracle_engine::Command;
-use coracle_engine::client::{Client, RemoteExec};
+use coracle_engine::client::{RemoteContainer, RemoteExec};
 use coracle_engine::root::Root;
 
 use crate::cli::Format;
@@ -20,10 +20,11 @@ use crate::terminal;
 #[command(after_help = "EXAMPLES:\n  \
     coracle exec web -- ps\n  \
     coracle exec -it web sh\n  \
+    coracle exec web/db -- ps           in a container that `run --in web` started\n  \
     tar c . | coracle exec -i web -- tar x -C /srv\n\n\
-    What is not said here is as the sandbox's own command has it: environment, directory, user.")]
+    What is not said here is as the container's own command has it: environment, directory, user.")]
 pub struct ExecArgs {
-    /// The sandbox, or a beginning of its name that is nobody else's.
+    /// The sandbox or SANDBOX/CONTAINER, or beginnings of their names that are nobody else's.
     #[arg(value_name = "SANDBOX")]
     sandbox: String,
     /// The command and its arguments.
@@ -69,14 +70,14 @@ pub fn run(args: &ExecArgs, root: &Root) -> Result<ExitCode> {
         terminal: args.tty.then(|| if on_terminal { terminal::size() } else { None }),
         ..Command::default()
     };
-    let client = Client::find(root, &args.sandbox)?;
+    let container = RemoteContainer::find(root, &args.sandbox)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
-    let outcome = runtime.block_on(async {
-        let exec = match client.exec(&command).await {
+    let outcome: Result<u8> = runtime.block_on(async {
+        let exec = match container.exec(&command).await {
             Ok(exec) => exec,
             Err(error) => {
                 let Some(code) = error.exit_code() else { return Err(error.into()) };
@@ -84,7 +85,10 @@ pub fn run(args: &ExecArgs, root: &Root) -> Result<ExitCode> {
                 return Ok(code);
             }
         };
-        attend(&exec, &command, on_terminal.then_some(keys)).await
+        match attend(&exec, &command, on_terminal.then_some(keys)).await? {
+            Left::Ended(code) => Ok(code),
+            Left::Detached => Ok(0),
+        }
     });
     // A thread may still sit in a read of standard input; it ends with the process.
     runtime.shutdown_background();
@@ -92,8 +96,21 @@ pub fn run(args: &ExecArgs, root: &Root) -> Result<ExitCode> {
     Ok(ExitCode::from(outcome?))
 }
 
+/// Why we are with a command no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// It has ended, with this code.
+    Ended(u8),
+    /// The user typed the keys for it.
+    Detached,
+}
+
 /// Connects the command with the user until it ends.
-async fn attend(exec: &RemoteExec, command: &Command, keys: Option<DetachKeys>) -> Result<u8> {
+pub async fn attend(
+    exec: &RemoteExec,
+    command: &Command,
+    keys: Option<DetachKeys>,
+) -> Result<Left> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let stdin = command.stdin.then(|| exec.input());
     let stdout = Some(exec.output("stdout"));
@@ -108,12 +125,12 @@ async fn attend(exec: &RemoteExec, command: &Command, keys: Option<DetachKeys>) 
             exit = &mut ended => break exit?,
             () = input.detached() => {
                 drop(raw);
-                return Ok(0);
+                return Ok(Left::Detached);
             }
             () = output.broken() => {
                 // As a program writing into a closed pipe: it dies of SIGPIPE.
                 exec.signal(9).await?;
-                return Ok(128 + 13);
+                return Ok(Left::Ended(128 + 13));
             }
             signal = signals.next() => match signal.number() {
                 _ if signal.is_resize() => if let Some((width, height)) = terminal::size() {
@@ -128,5 +145,5 @@ async fn attend(exec: &RemoteExec, command: &Command, keys: Option<DetachKeys>) 
         tracing::warn!("the command's output did not end with it; the rest is not shown");
     }
     drop(raw);
-    Ok(u8::try_from(exit & 0xff).unwrap_or(u8::MAX))
+    Ok(Left::Ended(u8::try_from(exit & 0xff).unwrap_or(u8::MAX)))
 }

@@ -5,15 +5,21 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use coracle_engine::client::{self, Client};
-use coracle_engine::monitor::api::{SandboxView, Stage};
+use coracle_engine::client::{self, Client, RemoteContainer};
+use coracle_engine::monitor::api::{ContainerStage, ContainerView, SandboxView, Stage};
 use coracle_engine::root::Root;
 
 use crate::cli::Format;
 
 /// `coracle ls`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Further containers of a sandbox are listed behind it, as SANDBOX/CONTAINER."
+)]
 pub struct LsArgs {
+    /// Of these alone, each by its name or a beginning of it that is nobody else's.
+    #[arg(value_name = "SANDBOX")]
+    sandboxes: Vec<String>,
     /// Print names only.
     #[arg(short, long)]
     quiet: bool,
@@ -25,7 +31,7 @@ pub struct LsArgs {
 /// One sandbox.
 #[derive(Debug, Args)]
 pub struct OneArgs {
-    /// The sandbox, or a beginning of its name that is nobody else's.
+    /// The sandbox or SANDBOX/CONTAINER, or beginnings of their names that are nobody else's.
     #[arg(value_name = "SANDBOX")]
     sandbox: String,
     /// How errors are written.
@@ -40,7 +46,7 @@ pub struct OneArgs {
     coracle inspect -f monitor.pid web\n  \
     coracle inspect -f networks.0.addresses web")]
 pub struct InspectArgs {
-    /// The sandbox, or a beginning of its name that is nobody else's.
+    /// The sandbox or SANDBOX/CONTAINER, or beginnings of their names that are nobody else's.
     #[arg(value_name = "SANDBOX")]
     sandbox: String,
     /// Print this member alone: names and numbers with dots between.
@@ -54,7 +60,7 @@ pub struct InspectArgs {
 /// `coracle kill`.
 #[derive(Debug, Args)]
 pub struct KillArgs {
-    /// The sandbox, or a beginning of its name that is nobody else's.
+    /// The sandbox or SANDBOX/CONTAINER, or beginnings of their names that are nobody else's.
     #[arg(value_name = "SANDBOX")]
     sandbox: String,
     /// The signal, by name (with or without SIG) or number.
@@ -68,7 +74,8 @@ pub struct KillArgs {
 /// `coracle stop`.
 #[derive(Debug, Args)]
 pub struct StopArgs {
-    /// The sandboxes, each by its name or a beginning of it that is nobody else's.
+    /// Sandboxes, or further containers as SANDBOX/CONTAINER; beginnings of names that are nobody
+    /// else's will do.
     #[arg(value_name = "SANDBOX", required = true)]
     sandboxes: Vec<String>,
     /// How many seconds the command may take to end before it is killed.
@@ -82,7 +89,8 @@ pub struct StopArgs {
 /// `coracle rm`.
 #[derive(Debug, Args)]
 pub struct RmArgs {
-    /// The sandboxes, each by its name or a beginning of it that is nobody else's.
+    /// Sandboxes, or further containers as SANDBOX/CONTAINER; beginnings of names that are nobody
+    /// else's will do.
     #[arg(value_name = "SANDBOX", required = true)]
     sandboxes: Vec<String>,
     /// Remove one that runs, too: its command is killed.
@@ -106,7 +114,10 @@ pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 /// just died is there.
 pub fn ls(args: &LsArgs, root: &Root) -> Result<ExitCode> {
     let mut views = Vec::new();
-    for (name, view) in client::all(root)? {
+    let found = args.sandboxes.iter().map(|name| Client::find(root, name));
+    let wanted = found.collect::<Result<Vec<_>, _>>()?;
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|it| it.name() == name);
+    for (name, view) in client::all(root)?.into_iter().filter(|(name, _)| is_wanted(name)) {
         match view {
             Ok(view) => views.push(view),
             Err(error) => tracing::warn!(name, %error, "a sandbox cannot be read"),
@@ -122,27 +133,47 @@ pub fn ls(args: &LsArgs, root: &Root) -> Result<ExitCode> {
 }
 
 fn print_table(out: &mut impl Write, views: &[SandboxView]) -> std::io::Result<()> {
-    let width = views.iter().map(|view| view.name.len()).max().unwrap_or(0).max(4);
+    let names = views.iter().flat_map(|view| {
+        let further = view.containers.iter().map(|it| address(view, it));
+        std::iter::once(view.name.clone()).chain(further)
+    });
+    let width = names.map(|name| name.len()).max().unwrap_or(0).max(4);
     writeln!(out, "{:width$}  {:19}  {:24}  {:>5}  COMMAND", "NAME", "STATE", "CREATED", "PLUGS")?;
+    let mut row = |name: &str, state: &str, created: &str, plugs: &str, command: &[String]| {
+        let command = command.join(" ");
+        writeln!(out, "{name:width$}  {state:19}  {created:24}  {plugs:>5}  {command}")
+    };
     for view in views {
         let state = match (view.exit_code, view.health) {
             (Some(code), _) => format!("exited {code}"),
             (None, Some(health)) => format!("{} ({})", view.state.name(), health.name()),
             (None, None) => view.state.name().to_owned(),
         };
-        let (name, plugs) = (&view.name, view.plugs.len());
-        let command = view.command.join(" ");
-        writeln!(out, "{name:width$}  {state:19}  {:24}  {plugs:>5}  {command}", view.created)?;
+        row(&view.name, &state, &view.created, &view.plugs.len().to_string(), &view.command)?;
+        for it in &view.containers {
+            let state = match it.exit_code {
+                Some(code) => format!("exited {code}"),
+                None => it.state.name().to_owned(),
+            };
+            row(&address(view, it), &state, &it.created, "", &it.command)?;
+        }
     }
     Ok(())
 }
 
+fn address(sandbox: &SandboxView, container: &ContainerView) -> String {
+    format!("{}/{}", sandbox.name, container.name)
+}
+
 /// Prints everything there is to say about a sandbox, or one member of it.
 pub fn inspect(args: &InspectArgs, root: &Root) -> Result<ExitCode> {
-    let client = Client::find(root, &args.sandbox)?;
-    let view = block_on(async { Ok(client.show().await?) })?;
+    let found = RemoteContainer::find(root, &args.sandbox)?;
+    let view = match found.name() {
+        None => serde_json::to_value(block_on(async { Ok(found.sandbox().show().await?) })?)?,
+        Some(_) => serde_json::to_value(found.show()?)?,
+    };
     let text = match (&args.field, args.format) {
-        (Some(field), _) => member(&serde_json::to_value(&view)?, field)?,
+        (Some(field), _) => member(&view, field)?,
         (None, Format::Json) => serde_json::to_string(&view)?,
         (None, Format::Text) => serde_json::to_string_pretty(&view)?,
     };
@@ -169,44 +200,50 @@ fn member<'a>(view: &'a serde_json::Value, field: &str) -> Result<String> {
 
 /// Waits for the command's end and ends as it did.
 pub fn wait(args: &OneArgs, root: &Root) -> Result<ExitCode> {
-    let client = Client::find(root, &args.sandbox)?;
-    let code = block_on(async { Ok(client.wait().await?) })?;
+    let container = RemoteContainer::find(root, &args.sandbox)?;
+    let code = block_on(async { Ok(container.wait().await?) })?;
     Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX)))
 }
 
 /// Sends the command a signal.
 pub fn kill(args: &KillArgs, root: &Root) -> Result<ExitCode> {
-    let client = Client::find(root, &args.sandbox)?;
-    block_on(async { Ok(client.signal(args.signal).await?) })?;
+    let container = RemoteContainer::find(root, &args.sandbox)?;
+    block_on(async { Ok(container.signal(args.signal).await?) })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Ends the command and the VM; the sandbox stays to tell how it ended.
+/// Ends the command, and the VM if it is the sandbox's own; it stays to tell how it ended.
 pub fn stop(args: &StopArgs, root: &Root) -> Result<ExitCode> {
     for name in &args.sandboxes {
-        let client = Client::find(root, name)?;
-        block_on(async { Ok(client.stop(args.timeout).await?) })?;
-        println!("{}", client.name());
+        let container = RemoteContainer::find(root, name)?;
+        block_on(async { Ok(container.stop(args.timeout).await?) })?;
+        println!("{}", container.address());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Removes everything of a sandbox.
+/// Removes everything of a sandbox, or of one further container.
 pub fn rm(args: &RmArgs, root: &Root) -> Result<ExitCode> {
     for name in &args.sandboxes {
-        let client = Client::find(root, name)?;
+        let container = RemoteContainer::find(root, name)?;
         block_on(async {
-            if !args.force && client.show().await?.state != Stage::Exited {
-                let name = client.name();
-                let advice = format!("stop it first (`coracle stop {name}`), or add --force");
-                bail!(
-                    anyhow::anyhow!("the sandbox {name} runs")
-                        .context(crate::report::Advice(advice))
-                );
+            if !args.force && !has_ended(&container).await? {
+                let address = container.address();
+                let what = if container.name().is_some() { "container" } else { "sandbox" };
+                let advice = format!("stop it first (`coracle stop {address}`), or add --force");
+                let runs = anyhow::anyhow!("the {what} {address} runs");
+                bail!(runs.context(crate::report::Advice(advice)));
             }
-            Ok(client.remove().await?)
+            Ok(container.remove().await?)
         })?;
-        println!("{}", client.name());
+        println!("{}", container.address());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn has_ended(container: &RemoteContainer) -> Result<bool> {
+    Ok(match container.name() {
+        None => container.sandbox().show().await?.state == Stage::Exited,
+        Some(_) => container.show()?.state == ContainerStage::Exited,
+    })
 }

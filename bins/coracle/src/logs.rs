@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use coracle_engine::client::{Client, ClientError};
+use coracle_engine::client::RemoteContainer;
 use coracle_engine::logs::{Chunk, Limits, Reader, Stream, WhenFull};
 use coracle_engine::root::Root;
 
@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(50);
     What the command wrote to its standard error goes to standard error. The log outlives the \
     monitor and the command; `coracle rm` removes it.")]
 pub struct LogsArgs {
-    /// The sandbox, or a beginning of its name that is nobody else's.
+    /// The sandbox or SANDBOX/CONTAINER, or beginnings of their names that are nobody else's.
     #[arg(value_name = "SANDBOX")]
     sandbox: String,
     /// Go on as the command writes, until it has ended.
@@ -81,8 +81,8 @@ impl LogOptions {
 
 /// Prints the log.
 pub fn run(args: &LogsArgs, root: &Root) -> Result<ExitCode> {
-    let client = Client::find(root, &args.sandbox)?;
-    let mut reader = Reader::open(&client.logs());
+    let container = RemoteContainer::find(root, &args.sandbox)?;
+    let mut reader = Reader::open(&container.logs());
     let mut printer = Printer { timestamps: args.timestamps, json: args.format == Format::Json };
     let mut chunks = reader.chunks()?;
     if let Some(lines) = args.tail {
@@ -90,20 +90,16 @@ pub fn run(args: &LogsArgs, root: &Root) -> Result<ExitCode> {
     }
     printer.print(&chunks)?;
     if args.follow {
-        follow(&client, &mut reader, &mut printer)?;
+        follow(&container, &mut reader, &mut printer)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints what comes until the command has ended.
-fn follow(client: &Client, reader: &mut Reader, printer: &mut Printer) -> Result<()> {
+fn follow(container: &RemoteContainer, reader: &mut Reader, printer: &mut Printer) -> Result<()> {
     loop {
         // Looked at first: what is written before the end is read below.
-        let is_over = match client.record() {
-            Ok(record) => !record.stage.is_up(),
-            Err(ClientError::Unknown { .. }) => true,
-            Err(error) => return Err(error.into()),
-        };
+        let is_over = container.is_over()?;
         let chunks = reader.chunks()?;
         printer.print(&chunks)?;
         if is_over {

@@ -14,6 +14,7 @@ mod events;
 mod exec;
 mod explain;
 mod foreground;
+mod further;
 mod gc;
 mod guest;
 mod health;

@@ -46,6 +46,15 @@ pub struct NetworkOptions {
     pub mac: Option<[u8; 6]>,
 }
 
+impl NetworkOptions {
+    /// Whether any of them is given.
+    pub fn is_given(&self) -> bool {
+        let texts = self.publish.is_empty() && self.dns.is_empty() && self.network_alias.is_empty();
+        let rates = self.rate_in.is_none() && self.rate_out.is_none() && self.mac.is_none();
+        !texts || !rates || self.egress != Egress::All
+    }
+}
+
 /// The verbs of `net`.
 #[derive(Debug, Subcommand)]
 pub enum NetVerb {

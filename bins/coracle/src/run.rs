@@ -45,6 +45,9 @@ const IDLE: [&str; 3] =
 
 /// Runs the command and returns its exit code.
 pub fn run(args: &RunArgs, words: (Option<&str>, &[String]), root: &Root) -> Result<ExitCode> {
+    if let Some(sandbox) = &args.sandbox {
+        return crate::further::run(args, sandbox, words, root);
+    }
     let began = Instant::now();
     let detach_keys = DetachKeys::parse(&args.detach_keys)
         .map_err(anyhow::Error::msg)
@@ -94,8 +97,8 @@ pub fn create(args: &RunArgs, words: (Option<&str>, &[String]), root: &Root) -> 
 }
 
 fn order(args: &RunArgs, words: (Option<&str>, &[String])) -> Result<Order> {
-    if args.interactive || args.tty {
-        bail!("--detach leaves the command alone: it cannot be combined with -i or -t");
+    if args.sandbox.is_some() {
+        bail!("--in is for `run`: what is in a sandbox comes and goes with it");
     }
     let mut sandbox = sandbox_spec(args, words.0)?;
     sandbox.hotplug = true;
@@ -188,7 +191,7 @@ fn plugs(args: &RunArgs) -> Result<Vec<PlugSpec>> {
     Ok(plugs)
 }
 
-fn command(args: &RunArgs, words: &[String], on_terminal: bool) -> Result<Command> {
+pub fn command(args: &RunArgs, words: &[String], on_terminal: bool) -> Result<Command> {
     Ok(Command {
         args: words.to_vec(),
         entrypoint: args.entrypoint.clone(),

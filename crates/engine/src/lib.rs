@@ -27,8 +27,10 @@
 pub mod client;
 mod error;
 pub mod events;
+pub mod further;
 pub mod gc;
 pub mod health;
+pub mod image;
 pub mod ledger;
 pub mod life;
 pub mod logs;

@@ -8,9 +8,10 @@ use coracle_persist::model::{
     self, CURRENT_PERSIST_VERSION, ContainerState, HypervisorKind, SandboxState, StateText,
 };
 
+use crate::further::ContainerStage;
 use crate::life::Stage;
 use crate::plug::{Kind, ShareType};
-use crate::record::SandboxRecord;
+use crate::record::{ContainerRecord, SandboxRecord};
 use crate::settings::Tuning;
 
 /// The states of a sandbox and its containers.
@@ -26,10 +27,31 @@ pub fn project(record: &SandboxRecord) -> (SandboxState, Containers) {
     config(record, &mut sandbox);
     sandbox.devices = Some(devices(record));
     let mut containers = Containers::new();
-    if let Some(there) = &record.container {
-        containers.insert(there.id.clone(), container(record));
+    for (there, stage) in beings(record) {
+        containers.insert(there.id.clone(), container(record, there, stage));
     }
     (sandbox, containers)
+}
+
+/// The containers there are, each with where it is in its life; one that is being made has nothing yet
+/// that Kata's reader could be told of.
+fn beings(record: &SandboxRecord) -> impl Iterator<Item = (&ContainerRecord, StateText)> {
+    let own = record.container.iter().map(|there| {
+        let stage = match (record.stage, there.pid) {
+            (Stage::Created | Stage::Creating, _) | (Stage::Running, None) => StateText::Ready,
+            (stage, _) => state(stage),
+        };
+        (there, stage)
+    });
+    let further = record.containers.values().filter_map(|further| {
+        let stage = match further.stage() {
+            ContainerStage::Creating => StateText::Ready,
+            ContainerStage::Running => state(record.stage),
+            ContainerStage::Exited => StateText::Stopped,
+        };
+        Some((further.there.as_ref()?, stage))
+    });
+    own.chain(further)
 }
 
 /// Kata has four words for it.
@@ -95,13 +117,16 @@ fn config(record: &SandboxRecord, sandbox: &mut SandboxState) {
     vmm.shared_fs = "virtio-fs".to_owned();
     vmm.kernel_path =
         spec.kernel.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-    let of = |there: &crate::record::ContainerRecord| model::ContainerConfig {
+    let of = |(there, _): (&ContainerRecord, _)| model::ContainerConfig {
         id: there.id.clone(),
         annotations: Some(Default::default()),
-        root_fs: record.view().rootfs,
+        root_fs: match record.containers.get(&there.id) {
+            Some(further) => further.order.rootfs.shown(),
+            None => spec.rootfs.shown(),
+        },
         ..model::ContainerConfig::default()
     };
-    config.container_configs = Some(record.container.iter().map(of).collect());
+    config.container_configs = Some(beings(record).map(of).collect());
     match record.networks.iter().find_map(|network| network.namespace()) {
         Some((path, _)) => config.network_config.net_ns_path = path.display().to_string(),
         None => config.network_config.disable_new_net_ns = true,
@@ -182,8 +207,7 @@ fn device_id(number: u64) -> String {
     format!("{number:016x}")
 }
 
-fn container(record: &SandboxRecord) -> ContainerState {
-    let Some(there) = &record.container else { return ContainerState::default() };
+fn container(record: &SandboxRecord, there: &ContainerRecord, stage: StateText) -> ContainerState {
     let mount = |plug: &crate::plug::SavedPlug| {
         let spec = &plug.plugged.spec;
         let destination = spec.destination.clone()?;
@@ -214,10 +238,7 @@ fn container(record: &SandboxRecord) -> ContainerState {
         })
     };
     ContainerState {
-        state: match (record.stage, there.pid) {
-            (Stage::Created | Stage::Creating, _) | (Stage::Running, None) => StateText::Ready,
-            (stage, _) => state(stage),
-        },
+        state: stage,
         rootfs: model::RootfsState { block_device_id: String::new(), fs_type: "erofs".to_owned() },
         device_maps: Some(plugs().filter_map(map).collect()),
         mounts: Some(plugs().filter_map(mount).collect()),

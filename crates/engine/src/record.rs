@@ -4,17 +4,20 @@
 //! ([`crate::projection`]). Members are only ever added, each with a default, so that an older
 //! record is read by a newer coracle; [`SCHEMA`] changes when that does not do any more.
 
+use std::collections::BTreeMap;
+
 use coracle_image::ImageConfig;
 use coracle_uvm::VmRecord;
 use coracle_uvm::process::{self, ProcessIdentity};
 use serde::{Deserialize, Serialize};
 
+use crate::further::{ContainerStage, FurtherRecord, KILLED};
 use crate::health::Health;
 use crate::life::Stage;
 use crate::monitor::api::{Order, ProcessView, SandboxView};
 use crate::network::SavedNetwork;
 use crate::plug::SavedPlug;
-use crate::spec::{Resolved, RootFs};
+use crate::spec::Resolved;
 
 /// The form of the record.
 pub const SCHEMA: u32 = 1;
@@ -64,6 +67,9 @@ pub struct SandboxRecord {
     /// Its container, once there is one.
     #[serde(default)]
     pub container: Option<ContainerRecord>,
+    /// The containers beside it, by name.
+    #[serde(default)]
+    pub containers: BTreeMap<String, FurtherRecord>,
     /// What is plugged in.
     #[serde(default)]
     pub plugs: Vec<SavedPlug>,
@@ -115,6 +121,7 @@ impl SandboxRecord {
             monitor: ProcessIdentity::of_this_process().ok(),
             image: ImageConfig::default(),
             container: None,
+            containers: BTreeMap::new(),
             plugs: Vec::new(),
             networks: Vec::new(),
             vm: None,
@@ -139,13 +146,19 @@ impl SandboxRecord {
         process::host_boot_id().is_ok_and(|boot| boot == self.boot)
     }
 
+    /// The VM is gone, and every container with it.
+    pub(crate) fn end_containers(&mut self, reason: &str) {
+        // One that was being made: nobody was told of it.
+        self.containers.retain(|_, container| container.stage() != ContainerStage::Creating);
+        for container in self.containers.values_mut() {
+            container.end(KILLED, Some(reason));
+            container.is_cleared = true;
+        }
+    }
+
     /// As it is shown.
     pub fn view(&self) -> SandboxView {
         let spec = &self.order.sandbox;
-        let rootfs = match &spec.rootfs {
-            RootFs::BuiltIn => "built-in".to_owned(),
-            RootFs::At(path) => path.display().to_string(),
-        };
         let command = self.container.as_ref().map(|container| container.command.args.clone());
         let size = self.vm.as_ref().map(VmRecord::size);
         SandboxView {
@@ -160,7 +173,7 @@ impl SandboxRecord {
                 // Until the first check there is nothing written down.
                 self.health.unwrap_or(Health::Starting)
             }),
-            rootfs,
+            rootfs: spec.rootfs.shown(),
             command: command.unwrap_or_else(|| self.order.command.args.clone()),
             memory_mib: size.map_or(spec.memory_mib, |(_, mib)| mib),
             vcpus: size.map_or(spec.vcpus, |(vcpus, _)| vcpus),
@@ -175,6 +188,7 @@ impl SandboxRecord {
                 .map(|vm| ProcessView { pid: vm.identity().pid }),
             networks: self.networks.iter().flat_map(SavedNetwork::shown).collect(),
             plugs: self.plugs.iter().map(|plug| plug.plugged.clone()).collect(),
+            containers: self.containers.values().map(FurtherRecord::view).collect(),
         }
     }
 }

@@ -115,6 +115,11 @@ impl Root {
         self.data.join("logs").join(name)
     }
 
+    /// What the command of a further container of a sandbox has written.
+    pub fn container_logs(&self, sandbox: &str, container: &str) -> PathBuf {
+        self.logs(sandbox).join("containers").join(container)
+    }
+
     /// What monitors and keepers say, opened to be appended to.
     ///
     /// # Errors

@@ -21,6 +21,16 @@ pub enum RootFs {
     At(PathBuf),
 }
 
+impl RootFs {
+    /// As it is shown: a path, or `built-in`.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::BuiltIn => "built-in".to_owned(),
+            Self::At(path) => path.display().to_string(),
+        }
+    }
+}
+
 /// A sandbox as the user wants it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SandboxSpec {
@@ -106,7 +116,7 @@ impl SandboxSpec {
 
 /// Names are file names and process names: letters, digits, `_`, `.`, `-`, at most 64,
 /// the first a letter or a digit.
-fn check_name(name: &str) -> Result<(), Error> {
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     let begins_well = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
     if begins_well && name.len() <= 64 && name.chars().all(is_plain) {
@@ -134,7 +144,24 @@ pub struct Command {
     /// Is there anything to read on its standard input?
     pub stdin: bool,
     /// A terminal, of this width and height if they are known.
+    #[serde(default, with = "terminal")]
     pub terminal: Option<Option<(u16, u16)>>,
+}
+
+/// A terminal in JSON: null, or its width and height, which are 0 if they are not known.
+mod terminal {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    type Terminal = Option<Option<(u16, u16)>>;
+
+    pub(super) fn serialize<S: Serializer>(it: &Terminal, to: S) -> Result<S::Ok, S::Error> {
+        it.map(Option::unwrap_or_default).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Terminal, D::Error> {
+        let size = Option::<(u16, u16)>::deserialize(from)?;
+        Ok(size.map(|size| Some(size).filter(|size| *size != (0, 0))))
+    }
 }
 
 /// A command with the image's defaults filled in.
@@ -242,6 +269,15 @@ mod tests {
         assert_eq!((resolved.args, resolved.env), (words("ls"), words("A=image A=mine")));
         assert_eq!((resolved.cwd.as_str(), resolved.user.as_str()), ("/srv", "www"));
         assert!(matches!(Command::default().resolve_beside(&init), Err(Error::NoCommand)));
+    }
+
+    #[test]
+    fn a_terminal_of_unknown_size_is_a_terminal_also_in_json() {
+        for terminal in [None, Some(None), Some(Some((80, 24)))] {
+            let text = serde_json::to_string(&Command { terminal, ..Command::default() }).unwrap();
+            let read: Command = serde_json::from_str(&text).unwrap();
+            assert_eq!(read.terminal, terminal, "{text}");
+        }
     }
 
     #[test]

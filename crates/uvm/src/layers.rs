@@ -1,7 +1,7 @@
 //! Layers in the guest, combined to a container's root. Nothing on the host takes part, and no
 //! state is kept: the guest paths are all there is.
 
-use coracle_bridge::message::{CombinedLayers, Layer, Resource, Verb};
+use coracle_bridge::message::{CombinedLayers, CoracleLayers, Layer, Resource, Verb};
 
 use crate::errors::{Result, UvmError};
 use crate::lifecycle::UtilityVm;
@@ -40,6 +40,25 @@ impl UtilityVm {
             ..CombinedLayers::default()
         };
         self.modify_layers(Verb::Remove, "remove the combined layers at", layers).await
+    }
+
+    /// The same, and what was written to its scratch folder goes with it, and the folder. An agent
+    /// that does not know this leaves them.
+    ///
+    /// # Errors
+    /// As [`UtilityVm::combine_layers_lcow`].
+    pub async fn discard_combined_layers(
+        &self,
+        rootfs_path: &str,
+        scratch_path: &str,
+    ) -> Result<()> {
+        let layers = CombinedLayers {
+            container_root_path: rootfs_path.to_owned(),
+            scratch_path: scratch_path.to_owned(),
+            coracle: Some(CoracleLayers { discard: true }),
+            ..CombinedLayers::default()
+        };
+        self.modify_layers(Verb::Remove, "discard the combined layers at", layers).await
     }
 
     async fn modify_layers(

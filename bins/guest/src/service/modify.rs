@@ -106,6 +106,10 @@ fn apply(mounter: &Mounter, verb: Verb, resource: Resource) -> Result<(), Servic
         (Resource::CombinedLayers(layers), Verb::Add) => combine(mounter, &layers),
         (Resource::CombinedLayers(layers), Verb::Remove) => {
             remove(&layers.container_root_path)?;
+            if layers.coracle.is_some_and(|extra| extra.discard) {
+                overlay::discard(Path::new(&layers.scratch_path))
+                    .map_err(|error| failed(&error))?;
+            }
             container::forget_bundle_of(Path::new(&layers.container_root_path));
             Ok(())
         }

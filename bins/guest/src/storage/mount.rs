@@ -70,6 +70,14 @@ pub enum MountError {
         /// Why not.
         source: io::Error,
     },
+    /// What was written to a scratch could not be removed.
+    #[error("discarding {}", scratch.display())]
+    Discard {
+        /// Its directory.
+        scratch: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The list of mounts could not be read.
     #[error("reading /proc/self/mountinfo")]
     MountInfo(#[source] io::Error),

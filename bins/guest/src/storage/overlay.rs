@@ -30,6 +30,18 @@ pub fn attach(mounter: &Mounter, layers: &Layers<'_>, target: &Path) -> Result<(
     mounter.mount(&Mount { from, target, kind: "overlay", flags, data, mode: 0o755 })
 }
 
+/// Removes what was written to a scratch that is no part of a root any more, and the directory. What a
+/// container wrote there is not followed out of it. There being none is success.
+pub fn discard(scratch: &Path) -> Result<(), MountError> {
+    check_path(scratch)?;
+    match std::fs::remove_dir_all(scratch) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(MountError::Discard { scratch: scratch.to_owned(), source: error })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 impl Layers<'_> {
     fn options(&self) -> String {
         let lower: Vec<String> = self.lower.iter().map(|path| escape(path, true)).collect();
@@ -57,6 +69,18 @@ fn escape(path: &Path, in_list: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_scratch_goes_with_what_is_in_it_and_not_with_what_a_link_in_it_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let (scratch, other) = (folder.path().join("scratch"), folder.path().join("other"));
+        std::fs::create_dir_all(scratch.join("upper/deep")).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        std::os::unix::fs::symlink(&other, scratch.join("upper/deep/link")).unwrap();
+        discard(&scratch).unwrap();
+        assert!(!scratch.exists() && other.exists());
+        discard(&scratch).unwrap();
+    }
 
     #[test]
     fn the_options_name_layers_in_order_and_the_scratch() {

@@ -67,6 +67,15 @@ pub struct CoracleDisk {
     pub pci: String,
 }
 
+/// `Coracle` in the settings of [`CombinedLayers`](super::CombinedLayers): hcsshim's scratch is a disk
+/// that goes with its container, ours may be a directory that has to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct CoracleLayers {
+    /// A remove takes away what was written to the scratch directory, and the directory.
+    pub discard: bool,
+}
+
 /// `Coracle` in the settings of a [`VpciDevice`](super::VpciDevice): the guest has no VMBus, and finds
 /// the device by its PCI address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

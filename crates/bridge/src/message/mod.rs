@@ -42,9 +42,9 @@ pub use container::{
 };
 pub use coracle::{
     AckExit, AttachStdio, Attached, Chunk, ChunkData, ContainerMount, ContainerState,
-    CoracleAdapter, CoracleDisk, CoracleGuest, CoracleHost, CoracleNeighbour, CoraclePci,
-    CoraclePmem, CoracleRoute, CoracleShare, GuestResources, Held, HeldAnswer, ListState, Pipe,
-    ProcessState, State, StreamOffset,
+    CoracleAdapter, CoracleDisk, CoracleGuest, CoracleHost, CoracleLayers, CoracleNeighbour,
+    CoraclePci, CoraclePmem, CoracleRoute, CoracleShare, GuestResources, Held, HeldAnswer,
+    ListState, Pipe, ProcessState, State, StreamOffset,
 };
 pub use envelope::{Notification, Request, Response, Rpc};
 pub use metrics::{

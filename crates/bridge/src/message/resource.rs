@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ContainerMount, CoracleAdapter, CoracleDisk, CoraclePci, CoraclePmem, CoracleShare,
-    GuestResources, Pipe, ResourceError, ResourceType,
+    ContainerMount, CoracleAdapter, CoracleDisk, CoracleLayers, CoraclePci, CoraclePmem,
+    CoracleShare, GuestResources, Pipe, ResourceError, ResourceType,
 };
 use crate::wire::{Json, Layout, WireError, Zero, always, layout, maybe};
 
@@ -230,6 +230,9 @@ pub struct CombinedLayers {
     pub layers: Vec<Layer>,
     /// Holds `upper` and `work`; empty makes a read-only root.
     pub scratch_path: String,
+    /// Ours: what becomes of the scratch directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coracle: Option<CoracleLayers>,
 }
 
 /// A read-only layer.

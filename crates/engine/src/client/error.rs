@@ -19,6 +19,36 @@ pub enum ClientError {
         /// Whose names begin so.
         candidates: Vec<String>,
     },
+    /// The sandbox has no further container of this name, nor one that begins so.
+    #[error("the sandbox {sandbox} has no container {name}")]
+    UnknownContainer {
+        /// The sandbox.
+        sandbox: String,
+        /// The name given.
+        name: String,
+    },
+    /// Several begin so.
+    #[error("{sandbox}/{name} could be any of {}", candidates.join(", "))]
+    AmbiguousContainer {
+        /// The sandbox.
+        sandbox: String,
+        /// The name given.
+        name: String,
+        /// Whose names begin so.
+        candidates: Vec<String>,
+    },
+    /// Its command takes no input.
+    #[error("the command of {name} takes no input")]
+    NoInput {
+        /// The container.
+        name: String,
+    },
+    /// Somebody else is at its input.
+    #[error("somebody else is attached to the input of the sandbox {name}")]
+    InputTaken {
+        /// The sandbox.
+        name: String,
+    },
     /// What is written down of it cannot be read.
     #[error("cannot read what is written down of the sandboxes")]
     Read(#[source] Box<crate::Error>),
@@ -75,6 +105,10 @@ impl ClientError {
         match self {
             Self::Unknown { .. } => "E-SANDBOX-UNKNOWN",
             Self::Ambiguous { .. } => "E-SANDBOX-AMBIGUOUS",
+            Self::UnknownContainer { .. } => "E-CONTAINER-UNKNOWN",
+            Self::AmbiguousContainer { .. } => "E-CONTAINER-AMBIGUOUS",
+            Self::NoInput { .. } => "E-INPUT-NONE",
+            Self::InputTaken { .. } => "E-INPUT-TAKEN",
             Self::Read(source) | Self::Remove { source, .. } => source.code(),
             Self::NotRunning { .. } => "E-NOT-RUNNING",
             Self::Talk { .. } => "E-MONITOR",
@@ -86,7 +120,18 @@ impl ClientError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Unknown { .. } => Some("see what there is: `coracle ls`".to_owned()),
-            Self::Ambiguous { .. } => Some("write more of the name".to_owned()),
+            Self::Ambiguous { .. } | Self::AmbiguousContainer { .. } => {
+                Some("write more of the name".to_owned())
+            }
+            Self::UnknownContainer { sandbox, .. } => {
+                Some(format!("see which there are: `coracle ls {sandbox}`"))
+            }
+            Self::NoInput { .. } => {
+                Some("one that is to have input is started with `run --detach -i`".to_owned())
+            }
+            Self::InputTaken { .. } => {
+                Some("without -i you see its output all the same".to_owned())
+            }
             Self::Read(source) | Self::Remove { source, .. } => source.help(),
             Self::NotRunning { name } => {
                 Some(format!("see how it ended: `coracle inspect {name}`"))
@@ -104,6 +149,10 @@ impl ClientError {
             Self::Failed { failure, .. } => failure.exit_code,
             Self::Unknown { .. }
             | Self::Ambiguous { .. }
+            | Self::UnknownContainer { .. }
+            | Self::AmbiguousContainer { .. }
+            | Self::NoInput { .. }
+            | Self::InputTaken { .. }
             | Self::Read(_)
             | Self::NotRunning { .. }
             | Self::Remove { .. }

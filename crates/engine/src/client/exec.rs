@@ -3,14 +3,12 @@
 //! The caller reads and writes ends of pipes; tasks carry the bytes, and know how far each stream has
 //! come. When the monitor dies, they find its successor and go on at that place: output is asked for
 //! from the first byte that did not come, and input is sent again from the first byte the command has
-//! not got, for which the last [`KEPT`] bytes are kept. [`streams`](crate::monitor::streams) has the
-//! form of it.
+//! not got. [`streams`](crate::monitor::streams) has the form of it.
 
-use std::collections::VecDeque;
-
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::UnixStream;
 
+use super::input::{self, Source};
 use super::{AGAIN, Client, ClientError};
 use crate::monitor::STDIO_SOCKET;
 use crate::monitor::api::{Exit, SignalRequest, SizeRequest, Started};
@@ -18,10 +16,6 @@ use crate::monitor::streams::{self, Opened};
 
 /// A pipe between the caller and a task, in bytes.
 const PIPE: usize = 64 << 10;
-
-/// Input that is kept until it must have arrived: what the monitor's ring, its sockets and its buffers
-/// can hold.
-const KEPT: usize = 4 << 20;
 
 /// A further command in a sandbox.
 #[derive(Debug)]
@@ -52,7 +46,7 @@ impl RemoteExec {
         let (ours, theirs) = duplex(PIPE);
         let (client, token) = (self.client.clone(), self.started.token.clone());
         tokio::spawn(async move {
-            if let Err(error) = carry_input(&client, &token, ours).await {
+            if let Err(error) = input::carry(&client, &Source::Exec(token), ours).await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "input ended");
             }
         });
@@ -88,7 +82,7 @@ impl RemoteExec {
 }
 
 /// Opens a stream at an offset; none when the command, or its VM, is there no more.
-async fn open(
+pub(super) async fn open(
     client: &Client,
     token: &str,
     stream: &str,
@@ -103,6 +97,9 @@ async fn open(
         match streams::open(&mut socket, token, stream, offset).await {
             Ok(Opened::At(at)) => return Ok(Some((socket, at))),
             Ok(Opened::Unknown) => return Ok(None),
+            Ok(Opened::Busy) => {
+                return Err(ClientError::InputTaken { name: client.name().to_owned() });
+            }
             Err(error) => {
                 tracing::debug!(%error, stream, "the monitor died; its successor is asked");
                 tokio::time::sleep(AGAIN).await;
@@ -141,87 +138,4 @@ async fn carry_output(
         }
     }
     Ok(())
-}
-
-/// Input that was sent, as far as it may have to be sent again.
-#[derive(Debug, Default)]
-struct Kept {
-    /// The offset of the first byte kept.
-    first: u64,
-    bytes: VecDeque<u8>,
-}
-
-impl Kept {
-    fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend(bytes);
-        let excess = self.bytes.len().saturating_sub(KEPT);
-        self.bytes.drain(..excess);
-        self.first += excess as u64;
-    }
-
-    /// What follows an offset; none if that is not kept any more.
-    fn after(&self, offset: u64) -> Option<Vec<u8>> {
-        let from = usize::try_from(offset.checked_sub(self.first)?).ok()?;
-        (from <= self.bytes.len()).then(|| self.bytes.iter().skip(from).copied().collect())
-    }
-}
-
-async fn carry_input(
-    client: &Client,
-    token: &str,
-    mut from: DuplexStream,
-) -> Result<(), ClientError> {
-    let mut kept = Kept::default();
-    let mut is_over = false;
-    let mut buffer = vec![0; PIPE];
-    while let Some((socket, at)) = open(client, token, "stdin", kept.first).await? {
-        let (mut answers, mut socket) = socket.into_split();
-        let Some(again) = kept.after(at) else {
-            tracing::warn!("input was lost with the monitor");
-            return Ok(());
-        };
-        let sent = async {
-            socket.write_all(&again).await?;
-            while !is_over {
-                let count = from.read(&mut buffer).await.unwrap_or(0);
-                if count == 0 {
-                    is_over = true;
-                    break;
-                }
-                kept.push(&buffer[..count]);
-                socket.write_all(&buffer[..count]).await?;
-            }
-            socket.shutdown().await
-        };
-        let arrived = tokio::select! {
-            sent = sent => match sent {
-                Ok(()) => streams::has_arrived(&mut answers).await,
-                Err(_) => false,
-            },
-            // The monitor has nothing to say before the end: it died, or nobody takes input any more.
-            arrived = streams::has_arrived(&mut answers) => arrived,
-        };
-        if arrived {
-            return Ok(());
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_command_has_not_got_is_kept_up_to_a_bound() {
-        let mut kept = Kept::default();
-        kept.push(b"abcdef");
-        assert_eq!(kept.after(0).unwrap(), b"abcdef");
-        assert_eq!(kept.after(4).unwrap(), b"ef");
-        assert_eq!(kept.after(6).unwrap(), b"");
-        assert_eq!(kept.after(7), None);
-        kept.push(&vec![b'x'; KEPT]);
-        assert_eq!((kept.first, kept.after(5)), (6, None));
-        assert_eq!(kept.after(6).unwrap().len(), KEPT);
-    }
 }

@@ -1,7 +1,9 @@
 //! A live sandbox as everybody but its monitor sees it: found by name, asked over its API.
 
+mod container;
 mod error;
 mod exec;
+mod input;
 mod line;
 
 use std::fs;
@@ -26,6 +28,7 @@ use crate::record::SandboxRecord;
 use crate::root::Root;
 use line::{Gone, Line};
 
+pub use container::RemoteContainer;
 pub use error::{Cause, ClientError};
 pub use exec::RemoteExec;
 

@@ -54,6 +54,7 @@ pub async fn adopt(root: &Root, name: &str, cancel: CancellationToken) -> Result
                 record.stage = record.stage.after(Event::Ended).unwrap_or(record.stage);
                 record.exit_code = Some(UNKNOWN);
                 record.ended = Some(now());
+                record.end_containers("its sandbox was lost");
                 record.reason = Some(reason);
             };
             ledger.update(ended).await?;
@@ -116,7 +117,7 @@ async fn go_on(
     let api = listen(&dir, API_SOCKET)?;
     let stdio = listen(&dir, STDIO_SOCKET)?;
     let (name, order) = ledger.look(|record| (record.name.clone(), record.order.clone()));
-    let log = open_log(root, &name, &order)?;
+    let log = open_log(&root.logs(&name), &name, order.log)?;
     let (sandbox, init) = Sandbox::adopt(root, run_dir, ledger.clone(), &log).await?;
     tracing::info!(sandbox = name, "adopted");
     attend(root, Running { sandbox, init, ledger, log, api, stdio }, cancel).await

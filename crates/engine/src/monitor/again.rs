@@ -162,6 +162,7 @@ async fn begin_again(
         record.reason = None;
         record.health = None;
         record.container = None;
+        record.containers.clear();
         record.plugs.clear();
         record.networks.clear();
         record.vm = None;
@@ -178,6 +179,14 @@ async fn launch_again(
     on_progress: OnProgress,
 ) -> Result<super::Running, Error> {
     let (name, order) = ledger.look(|record| (record.name.clone(), record.order.clone()));
+    // What its further containers wrote goes with them.
+    let written = root.container_logs(&name, "");
+    match std::fs::remove_dir_all(written) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::Log { name, source });
+        }
+        Ok(()) | Err(_) => {}
+    }
     // What a former run left without anybody knowing.
     recover::bury(root, &ledger.record()).await?;
     launch(root, &name, &order, run_dir, ledger, cancel, on_progress).await

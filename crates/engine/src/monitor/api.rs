@@ -13,6 +13,15 @@
 //! | `POST /v1/signal` | [`SignalRequest`] | |
 //! | `POST /v1/stop` | [`StopRequest`] | [`Exit`], when the VM is down |
 //! | `DELETE /v1/sandbox` | | when nothing of the sandbox is left but this answer |
+//! | `POST /v1/size` | [`SizeRequest`] | |
+//! | `GET /v1/containers` | | list of [`ContainerView`] |
+//! | `POST /v1/containers` | [`ContainerOrder`] | [`StartedContainer`] |
+//! | `GET /v1/containers/NAME` | | [`ContainerView`] |
+//! | `DELETE /v1/containers/NAME` | | when nothing of it is left |
+//! | `GET /v1/containers/NAME/exit` | | [`Exit`], when its command has ended |
+//! | `POST /v1/containers/NAME/signal` | [`SignalRequest`] | |
+//! | `POST /v1/containers/NAME/size` | [`SizeRequest`] | |
+//! | `POST /v1/containers/NAME/execs` | [`Command`] | [`Started`] |
 //! | `POST /v1/execs` | [`Command`] | [`Started`] |
 //! | `GET /v1/execs/ID/exit` | | [`Exit`], when it has ended |
 //! | `POST /v1/execs/ID/signal` | [`SignalRequest`] | |
@@ -29,6 +38,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::further::{ContainerOrder, ContainerStage, ContainerView};
 pub use crate::life::Stage;
 pub use crate::network::{AttachRequest, Attached};
 pub use crate::plug::{Kind, PlugSpec, Plugged};
@@ -79,6 +89,9 @@ pub struct SandboxView {
     pub networks: Vec<Attached>,
     /// What is plugged in.
     pub plugs: Vec<Plugged>,
+    /// The containers beside its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<ContainerView>,
 }
 
 /// A process of the host.
@@ -127,6 +140,16 @@ pub struct SizeRequest {
     pub width: u16,
     /// Rows.
     pub height: u16,
+}
+
+/// A further container that was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartedContainer {
+    /// The container.
+    pub container: ContainerView,
+    /// What opens its streams, if it is not detached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<Started>,
 }
 
 /// A further command that was started.

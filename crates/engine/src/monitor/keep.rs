@@ -44,6 +44,8 @@ impl Monitor {
             End::Lost(reason) => (UNKNOWN, Some(reason)),
             End::Exited(code) => {
                 output.finish(DRAIN).await;
+                // Whoever was asked to end with it may do so.
+                self.containers.all_over(self.stop.borrow().unwrap_or_default()).await;
                 (code, None)
             }
         };
@@ -52,6 +54,7 @@ impl Monitor {
         let closed = self.sandbox.release().await;
         self.stage.send_replace(Stage::Exited);
         self.exit.send_replace(Some(code));
+        self.containers.all_ended(KILLED);
         closed?;
         let remove = self.remove.is_cancelled() || self.ledger.look(|record| record.order.remove);
         if remove {
@@ -75,6 +78,7 @@ impl Monitor {
                 record.exit_code = Some(code);
                 record.ended = Some(ended);
                 record.reason = reason;
+                record.end_containers("its sandbox ended");
             };
             let Err(error) = self.ledger.update(over).await else { return };
             tracing::error!(
@@ -119,6 +123,7 @@ impl Monitor {
                     if let Err(error) = self.init.signal(TERM).await {
                         tracing::warn!(%error, "cannot ask the command to end");
                     }
+                    self.containers.signal_all(TERM).await;
                 }
                 () = expired => {
                     patience = None;

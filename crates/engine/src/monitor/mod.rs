@@ -23,8 +23,10 @@
 mod adopt;
 mod again;
 pub mod api;
+mod containers;
 mod execs;
 mod health;
+mod input;
 mod keep;
 mod output;
 mod routes;
@@ -42,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::Error;
 use crate::ledger::Ledger;
 use crate::life::{Event, Stage};
-use crate::logs::{Stream, Writer};
+use crate::logs::{Limits, Stream, Writer};
 use crate::process::Process;
 use crate::progress::OnProgress;
 use crate::record::SandboxRecord;
@@ -55,7 +57,9 @@ use crate::update::Update;
 pub use adopt::adopt;
 pub use again::start;
 use api::{Order, SandboxView};
+use containers::Containers;
 use execs::Execs;
+use input::InputDesk;
 pub use wake::{spawn, wake};
 
 /// The socket of the API, in the sandbox's run directory.
@@ -84,12 +88,16 @@ pub enum Ended {
 /// What the requests share.
 #[derive(Debug)]
 struct Monitor {
+    root: Root,
     ledger: Ledger,
     stage: watch::Sender<Stage>,
     exit: watch::Sender<Option<u32>>,
     sandbox: Sandbox,
     init: Arc<Process>,
+    /// Its command's input.
+    input: InputDesk,
     execs: Execs,
+    containers: Containers,
     /// Somebody wants it stopped: how long its command gets.
     stop: watch::Sender<Option<Duration>>,
     /// Somebody wants it removed.
@@ -213,7 +221,7 @@ async fn begin(
     let dir = root.run().join(sandbox.name());
     let api = listen(&dir, API_SOCKET)?;
     let stdio = listen(&dir, STDIO_SOCKET)?;
-    let log = open_log(root, sandbox.name(), order)?;
+    let log = open_log(&root.logs(sandbox.name()), sandbox.name(), order.log)?;
     let init = sandbox.start(&order.command).await?;
     let (pid, image) = (init.pid(), sandbox.image().clone());
     let log_base = [log.end(Stream::Stdout), log.end(Stream::Stderr)];
@@ -229,8 +237,8 @@ async fn begin(
     Ok((init, log, api, stdio))
 }
 
-fn open_log(root: &Root, name: &str, order: &Order) -> Result<Writer, Error> {
-    let opened = Writer::open(&root.logs(name), order.log);
+fn open_log(folder: &Path, name: &str, limits: Limits) -> Result<Writer, Error> {
+    let opened = Writer::open(folder, limits);
     opened.map_err(|source| Error::Log { name: name.to_owned(), source })
 }
 
@@ -257,18 +265,24 @@ async fn attend(root: &Root, running: Running, cancel: CancellationToken) -> Res
     let base = ledger.look(|record| record.container.as_ref().map_or([0, 0], |c| c.log_base));
     let outputs = [init.take_stdout(), init.take_stderr()];
     let recording = output::Recording::begin(log, base, when_full, outputs);
+    let input = InputDesk::of(init.take_stdin());
     let monitor = Arc::new(Monitor {
+        root: root.clone(),
         ledger,
         stage: watch::Sender::new(stage),
         exit: watch::Sender::new(None),
         sandbox,
         init: Arc::new(init),
+        input,
         execs: Execs::default(),
+        containers: Containers::default(),
         stop: watch::Sender::new(stopping),
         remove: CancellationToken::new(),
         over: CancellationToken::new(),
     });
-    execs::adopt(&monitor, root).await;
+    let known = execs::Known::read(&monitor, root);
+    containers::adopt(&monitor, &known).await;
+    execs::adopt(&monitor, &known).await;
     if stage == Stage::Paused {
         // It had to go on to be taken over.
         monitor.sandbox.set_paused(true).await?;

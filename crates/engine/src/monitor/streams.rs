@@ -5,7 +5,10 @@
 //!
 //! * output comes in pieces, each with its length before it in four bytes, the highest first; a piece
 //!   of no length is the stream's end. A connection that ends otherwise was cut off.
-//! * input goes as it is, from the offset the monitor answered; shutting the connection down is the
+//! * the input of a command that has a log is asked for with its container's name after a
+//!   [`SIGN`] for a token, and [`INPUT`] for a stream. It goes in such pieces too; one of no length is
+//!   its end, and a connection that is cut off leaves it open. `BUSY\n` says that somebody else has it.
+//! * other input goes as it is, from the offset the monitor answered; shutting the connection down is the
 //!   stream's end. When all of it has arrived the monitor says `DONE\n`.
 
 use std::io;
@@ -18,6 +21,12 @@ const LINE: usize = 100;
 /// The largest piece.
 const PIECE: usize = 1 << 20;
 
+/// What a token begins with that is the name of a container; no token of an exec does.
+pub const SIGN: char = '@';
+
+/// The input of a command that has a log.
+pub const INPUT: &str = "input";
+
 /// What became of opening a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opened {
@@ -25,6 +34,8 @@ pub enum Opened {
     At(u64),
     /// There is no such stream.
     Unknown,
+    /// Somebody else has it.
+    Busy,
 }
 
 /// What a client asks for.
@@ -47,8 +58,10 @@ pub async fn open(
 ) -> io::Result<Opened> {
     socket.write_all(format!("{token} {stream} {offset}\n").as_bytes()).await?;
     let line = read_line(socket).await?;
-    if line == "NO" {
-        return Ok(Opened::Unknown);
+    match line.as_str() {
+        "NO" => return Ok(Opened::Unknown),
+        "BUSY" => return Ok(Opened::Busy),
+        _ => {}
     }
     let at = line.strip_prefix("OK ").and_then(|at| at.parse().ok());
     at.map(Opened::At).ok_or_else(|| io::ErrorKind::InvalidData.into())
@@ -72,21 +85,22 @@ pub(super) async fn answer(
     let line = match opened {
         Opened::At(offset) => format!("OK {offset}\n"),
         Opened::Unknown => "NO\n".to_owned(),
+        Opened::Busy => "BUSY\n".to_owned(),
     };
     socket.write_all(line.as_bytes()).await
 }
 
-/// Writes a piece of an output; one of no length is its end.
-pub(super) async fn write_piece(
-    socket: &mut (impl AsyncWrite + Unpin),
-    bytes: &[u8],
-) -> io::Result<()> {
+/// Writes a piece of a stream; one of no length is its end.
+///
+/// # Errors
+/// The connection was cut off.
+pub async fn write_piece(socket: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     socket.write_all(&length.to_be_bytes()).await?;
     socket.write_all(bytes).await
 }
 
-/// Reads a piece of an output into `buffer`, and says how long it is; 0 is its end.
+/// Reads a piece of a stream into `buffer`, and says how long it is; 0 is its end.
 ///
 /// # Errors
 /// The connection was cut off; a piece that was torn is lost with it.

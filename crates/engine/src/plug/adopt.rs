@@ -8,6 +8,7 @@ use super::Plugs;
 use super::attach::{Handle, HandleId};
 use super::table::{SavedPlug, Table};
 use crate::ledger::Ledger;
+use crate::sandbox::container::is_layer;
 
 impl Plugs {
     /// The plugs that were written down, of a VM that was adopted. What nobody was told of, because the
@@ -16,14 +17,14 @@ impl Plugs {
         vm: UtilityVm,
         ledger: Ledger,
         saved: &[SavedPlug],
-        container: Option<&str>,
+        containers: &[String],
     ) -> Self {
-        for plug in saved.iter().filter(|plug| plug.handle.is_none()) {
-            if let (Some(destination), Some(container)) =
-                (&plug.plugged.spec.destination, container)
-                && let Err(error) = vm.hide_in_container(container, destination).await
-            {
-                tracing::debug!(destination, %error, "the container has nothing to hide");
+        let on_its_way = saved.iter().filter(|plug| plug.handle.is_none());
+        for destination in on_its_way.filter_map(|plug| plug.plugged.spec.destination.as_deref()) {
+            for container in containers {
+                if let Err(error) = vm.hide_in_container(container, destination).await {
+                    tracing::debug!(container, destination, %error, "there is nothing to hide");
+                }
             }
         }
         let table = Table::restore(saved, |id| {
@@ -35,9 +36,7 @@ impl Plugs {
         });
         let plugs = Self::new(vm, Some(ledger));
         *plugs.locked() = table;
-        if let Some(container) = container {
-            plugs.container_runs(container);
-        }
+        containers.iter().for_each(|container| plugs.container_runs(container));
         plugs.release_strays().await;
         plugs.note().await;
         plugs
@@ -49,7 +48,9 @@ impl Plugs {
             self.locked().save(Handle::id).into_iter().filter_map(|plug| plug.handle).collect();
         let vm = &self.vm;
         let mut strays: Vec<HandleId> = Vec::new();
-        strays.extend(vm.scsi_mounts().iter().map(|mount| HandleId::Disk(mount.id())));
+        // A container's image is the container's.
+        let disks = vm.scsi_mounts().into_iter().filter(|disk| !is_layer(&disk.uvm_path));
+        strays.extend(disks.map(|mount| HandleId::Disk(mount.id())));
         let (nine, tags) = vm.share_names();
         strays.extend(nine.into_iter().map(HandleId::Plan9));
         strays.extend(tags.into_iter().map(HandleId::VirtioFs));

@@ -3,11 +3,12 @@
 use std::sync::Mutex;
 
 use coracle_uvm::UtilityVm;
-use coracle_uvm::container::StdioResume;
+use coracle_uvm::container::{StdinResume, StdioResume};
 use coracle_uvm::options::HostOptions;
 
 use super::{Holdings, Sandbox};
 use crate::error::Error;
+use crate::further::ContainerStage;
 use crate::ledger::Ledger;
 use crate::logs::{Stream, Writer};
 use crate::network::Networks;
@@ -48,9 +49,16 @@ impl Sandbox {
         let vm = UtilityVm::adopt(written_vm, host).await.map_err(failed("adopt"))?;
         let container = vm.resume_container(&there.id).await;
         let container = container.map_err(failed("resume the container of"))?;
-        let stdio = output_from(&there, log);
+        let mut stdio = output_from(&there, log);
+        if record.order.command.stdin {
+            stdio.stdin = StdinResume::Fresh;
+        }
         let init = process::resume(&vm, &name, &there.id, pid, stdio).await?;
-        let plugs = Plugs::adopt(vm.clone(), ledger.clone(), &record.plugs, Some(&there.id)).await;
+        let mut containers = vec![there.id.clone()];
+        let further = record.containers.iter();
+        let running = further.filter(|(_, it)| it.stage() == ContainerStage::Running);
+        containers.extend(running.map(|(id, _)| id.clone()));
+        let plugs = Plugs::adopt(vm.clone(), ledger.clone(), &record.plugs, &containers).await;
         let networks = Networks::adopt(root, &name, &vm, ledger.clone(), &record.networks).await;
         let holdings = Holdings {
             run_dir: Some(run_dir),
@@ -77,7 +85,7 @@ impl Sandbox {
 }
 
 /// A terminal has one output.
-fn output_from(container: &ContainerRecord, log: &Writer) -> StdioResume {
+pub(crate) fn output_from(container: &ContainerRecord, log: &Writer) -> StdioResume {
     let [out, err] = container.log_base;
     StdioResume {
         stdout: Some(log.end(Stream::Stdout).saturating_sub(out)),

@@ -1,22 +1,19 @@
 //! The straight path of a launch: image, VM and networks, what is plugged in.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use coracle_image::{ImageConfig, ImageError, Source, Store};
+use coracle_image::ImageConfig;
 use coracle_uvm::UtilityVm;
 use coracle_uvm::options::{ColdDisk, ColdMount};
 use coracle_uvm::timeline::Stage;
-use tokio_util::sync::CancellationToken;
 
 use super::{Holdings, LAYER, Launch, SCRATCH};
 use crate::error::Error;
+use crate::image;
 use crate::network::Networks;
 use crate::plug::Plugs;
-use crate::progress::{Channelled, OnProgress};
-use crate::root::Root;
-use crate::spec::RootFs;
+use crate::progress::OnProgress;
 use crate::timeline::{Phase, Timeline};
 use crate::vm_options;
 
@@ -38,7 +35,7 @@ pub(super) async fn build(
 ) -> Result<Built, Error> {
     let Launch { root, name, spec, cancel, ledger, .. } = launch;
     let dir = root.run().join(name);
-    let image = prepare_image(root, &spec.rootfs, cancel, on_progress).await?;
+    let image = image::prepare(root, &spec.rootfs, cancel, on_progress).await?;
     let mut disks = vec![ColdDisk {
         serial: "root".to_owned(),
         file: Arc::new(image.file.into()),
@@ -103,42 +100,6 @@ pub(super) async fn build(
     Ok(Built { vm, plugs, networks, image: image.config, timeline })
 }
 
-/// A root file system as an open erofs image, and what it says about how to run it.
-struct RootImage {
-    file: File,
-    config: ImageConfig,
-}
-
-async fn prepare_image(
-    root: &Root,
-    rootfs: &RootFs,
-    cancel: &CancellationToken,
-    on_progress: OnProgress,
-) -> Result<RootImage, Error> {
-    let path = match rootfs {
-        RootFs::BuiltIn => {
-            let path = root.guest().join("rootfs.erofs");
-            if !path.exists() {
-                return Err(Error::NoGuest { path });
-            }
-            return Ok(RootImage { file: open(&path, false)?, config: ImageConfig::default() });
-        }
-        RootFs::At(path) => path.clone(),
-    };
-    let images = root.images();
-    let mut progress = Channelled::new(on_progress, cancel.clone());
-    let at = path.clone();
-    let prepare = move || -> Result<RootImage, ImageError> {
-        let source = Source::detect(&at)?;
-        let image = Store::open(images)?.prepare(&source, &mut progress)?;
-        Ok(RootImage { config: image.config.clone(), file: image.into_file() })
-    };
-    let prepared = tokio::task::spawn_blocking(prepare).await;
-    // Converting images does not panic; if it did, there is nothing to go on with.
-    let prepared = prepared.expect("the conversion ran to its end");
-    prepared.map_err(|source| Error::RootFs { path, source: Box::new(source) })
-}
-
 async fn scratch_disk(dir: &Path, mib: u64) -> Result<ColdDisk, Error> {
     let path = dir.join("scratch.ext4");
     let at = path.clone();
@@ -149,13 +110,8 @@ async fn scratch_disk(dir: &Path, mib: u64) -> Result<ColdDisk, Error> {
     made.map_err(|source| Error::Scratch { mib, source })?;
     Ok(ColdDisk {
         serial: "scratch".to_owned(),
-        file: Arc::new(open(&path, true)?.into()),
+        file: Arc::new(image::open(&path, true)?.into()),
         read_only: false,
         mount: Some(ColdMount { path: SCRATCH.to_owned(), filesystem: "ext4".to_owned() }),
     })
-}
-
-fn open(path: &Path, write: bool) -> Result<File, Error> {
-    let opened = File::options().read(true).write(write).open(path);
-    opened.map_err(|source| Error::Open { path: path.to_owned(), source })
 }

@@ -17,11 +17,13 @@
 //! ([`Sandbox::adopt`]). One that is not, such as that of a command in the foreground, goes with
 //! its process: the kernel takes the VM along and the next command sweeps the directory.
 
-mod adopt;
+pub(crate) mod adopt;
+pub(crate) mod container;
 mod launch;
 
 use std::sync::{Mutex, PoisonError};
 
+use container::Blueprint;
 use coracle_image::ImageConfig;
 use coracle_uvm::UtilityVm;
 use coracle_uvm::container::Container;
@@ -31,7 +33,6 @@ use crate::error::Error;
 use crate::ledger::Ledger;
 use crate::monitor::api::Diagnostics;
 use crate::network::Networks;
-use crate::oci::{self, ContainerSpec, specification};
 use crate::plug::Plugs;
 use crate::process::{self, Process};
 use crate::progress::OnProgress;
@@ -166,28 +167,11 @@ impl Sandbox {
     /// The container cannot be made or the command not be started.
     pub async fn start(&mut self, command: &Command) -> Result<Process, Error> {
         let resolved = command.resolve(&self.image)?;
-        let bundle = format!("/run/gcs/c/{}", self.name);
-        let rootfs = self.overlay(&bundle).await?;
         let program = resolved.args[0].clone();
-        let container = ContainerSpec {
-            id: self.name.clone(),
-            args: resolved.args.clone(),
-            env: resolved.env.clone(),
-            cwd: resolved.cwd.clone(),
-            user: resolved.user.clone(),
-            terminal: command.terminal.is_some(),
-            hostname: command.hostname.clone().unwrap_or_else(|| self.name.clone()),
-            rootfs: rootfs.into(),
-            read_only: self.read_only,
-            network: self.networks.namespace().to_owned(),
-            shm_bytes: self.shm_bytes,
-            mounts: self.plugs.mounts(),
-        };
-        let spec = specification(&container).map_err(|source| self.indescribable(source))?;
         if let Some(ledger) = &self.ledger {
             let there = ContainerRecord {
                 id: self.name.clone(),
-                bundle: bundle.clone(),
+                bundle: container::bundle(&self.name),
                 pid: None,
                 command: resolved.clone(),
                 terminal: command.terminal.is_some(),
@@ -195,8 +179,15 @@ impl Sandbox {
             };
             ledger.update(|record| record.container = Some(there)).await?;
         }
-        let container = process::create(&self.vm, &self.name, &bundle, &spec, &program).await?;
-        self.plugs.show_disks(container.id().as_str()).await?;
+        let from = Blueprint {
+            id: &self.name,
+            layer: LAYER,
+            scratch: &self.scratch_of(&self.name),
+            read_only: self.read_only,
+            command,
+            resolved: &resolved,
+        };
+        let container = self.make(&from).await?;
         let process = process::start(&self.vm, &self.name, &container, &program, command).await?;
         self.plugs.container_runs(container.id().as_str());
         self.container = Some(container);
@@ -214,10 +205,7 @@ impl Sandbox {
         let (Some(container), Some(init)) = (&self.container, &self.init) else {
             return Err(Error::NoContainer { name: self.name.clone() });
         };
-        let resolved = command.resolve_beside(init)?;
-        let process = oci::process(&resolved, command.terminal.is_some())
-            .map_err(|source| self.indescribable(source))?;
-        process::exec(&self.vm, &self.name, container, &process, &resolved.user, command).await
+        self.exec_in(container, init, command).await
     }
 
     /// What its image says of how to run it.
@@ -287,22 +275,6 @@ impl Sandbox {
 
     pub(crate) fn indescribable(&self, source: oci_spec::OciSpecError) -> Error {
         Error::Specification { name: self.name.clone(), source }
-    }
-
-    /// Lays a writable layer over the image, unless nothing is to be written; returns the
-    /// root file system's path in the guest.
-    async fn overlay(&self, bundle: &str) -> Result<String, Error> {
-        if self.read_only {
-            return Ok(LAYER.to_owned());
-        }
-        let rootfs = format!("{bundle}/rootfs");
-        // Below /run is a tmpfs: without a disk the VM's memory takes the writes.
-        let scratch =
-            if self.has_scratch_disk { SCRATCH.to_owned() } else { format!("{bundle}/scratch") };
-        self.vm.combine_layers_lcow(&[LAYER], Some(&scratch), &rootfs).await.map_err(|source| {
-            Error::Mount { name: self.name.clone(), what: "overlay", source: Box::new(source) }
-        })?;
-        Ok(rootfs)
     }
 
     /// When each phase was reached.

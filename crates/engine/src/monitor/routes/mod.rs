@@ -1,5 +1,7 @@
 //! The API's requests, each mapped to what answers it.
 
+mod containers;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,12 +34,16 @@ impl From<Error> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = match &self.0 {
-            Error::NotPlugged { .. } | Error::NoExec { .. } | Error::NotOnNetwork { .. } => {
-                StatusCode::NOT_FOUND
-            }
+            Error::NotPlugged { .. }
+            | Error::NoExec { .. }
+            | Error::NotOnNetwork { .. }
+            | Error::ContainerUnknown { .. } => StatusCode::NOT_FOUND,
             Error::DestinationTaken { .. }
             | Error::PlugBusy { .. }
             | Error::NetworkTaken { .. }
+            | Error::ContainerExists { .. }
+            | Error::ContainerExited { .. }
+            | Error::ContainerBusy { .. }
             | Error::NotRunning { .. }
             | Error::Paused { .. } => StatusCode::CONFLICT,
             error if error.exit_code().is_some() => StatusCode::UNPROCESSABLE_ENTITY,
@@ -63,6 +69,13 @@ pub(super) async fn serve(monitor: Arc<Monitor>, listener: UnixListener) {
         .route("/v1/update", post(update))
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
+        .route("/v1/size", post(size))
+        .route("/v1/containers", get(containers::list).post(containers::start))
+        .route("/v1/containers/{name}", get(containers::show).delete(containers::remove))
+        .route("/v1/containers/{name}/exit", get(containers::exit))
+        .route("/v1/containers/{name}/signal", post(containers::signal))
+        .route("/v1/containers/{name}/size", post(containers::size))
+        .route("/v1/containers/{name}/execs", post(containers::exec))
         .route("/v1/execs", post(start_exec))
         .route("/v1/execs/{id}/exit", get(exec_exit))
         .route("/v1/execs/{id}/signal", post(exec_signal))
@@ -97,6 +110,12 @@ async fn exit_of(monitor: &Monitor) -> u32 {
 async fn signal(State(monitor): Shared, Json(asked): Json<SignalRequest>) -> Answer<()> {
     monitor.live()?;
     monitor.init.signal(asked.signal).await?;
+    Ok(Json(()))
+}
+
+async fn size(State(monitor): Shared, Json(size): Json<SizeRequest>) -> Answer<()> {
+    monitor.live()?;
+    monitor.init.resize(size.width, size.height).await?;
     Ok(Json(()))
 }
 
@@ -146,7 +165,7 @@ async fn remove(State(monitor): Shared) -> Json<()> {
 }
 
 async fn start_exec(State(monitor): Shared, Json(command): Json<Command>) -> Answer<Started> {
-    Ok(Json(execs::start(&monitor, &command).await?))
+    Ok(Json(execs::start(&monitor, None, &command).await?))
 }
 
 fn find(monitor: &Monitor, id: u64) -> Result<Arc<Exec>, Error> {
