@@ -65,6 +65,13 @@ pub enum Command {
     Settings(crate::settings::SettingsArgs),
     /// Say what an error's code means.
     Explain(crate::explain::ExplainArgs),
+    /// Print the OpenAPI document of what a sandbox's monitor answers.
+    #[command(after_help = "EXAMPLES:\n  \
+        coracle api > openapi.json\n  \
+        curl --unix-socket /run/coracle/web/api.sock http://web/v1/sandbox\n\n\
+        The socket is in the sandbox's run directory, `run/SANDBOX` below --root if that is given. \
+        Whoever may open it may do everything with the sandbox: it is its owner's alone.")]
+    Api,
     /// Put everything there is to know of a sandbox into one archive.
     Dump(crate::dump::DumpArgs),
     /// Show what sandboxes use, over and over.

@@ -143,6 +143,7 @@ fn main() -> ExitCode {
             format = args.format;
             settings::run(&args)
         }
+        Command::Api => print_api(),
         Command::Explain(args) => {
             format = args.format;
             explain::run(&args)
@@ -193,6 +194,11 @@ fn main() -> ExitCode {
 fn plugged(verb: plug::Verb, root: &Root, format: &mut Format) -> anyhow::Result<ExitCode> {
     *format = verb.format();
     plug::run(verb, root)
+}
+
+fn print_api() -> anyhow::Result<ExitCode> {
+    println!("{}", serde_json::to_string_pretty(&coracle_engine::monitor::openapi()?)?);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Talk goes to stderr; a filter that does not parse falls back to warnings.

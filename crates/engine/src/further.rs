@@ -12,6 +12,7 @@
 //! them end. Here is what is asked, written down and shown; [`Sandbox`](crate::Sandbox) makes them,
 //! the monitor looks after them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -23,7 +24,7 @@ use crate::spec::{Command, RootFs, check_name};
 pub(crate) const KILLED: u32 = 128 + 9;
 
 /// What is to be started in a sandbox that runs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ContainerOrder {
     /// Its name, that no other container of the sandbox has.
     pub name: String,
@@ -69,7 +70,7 @@ impl ContainerOrder {
 }
 
 /// Where a container is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ContainerStage {
     /// It is being started; nobody was told yet that it runs.
@@ -164,7 +165,7 @@ impl FurtherRecord {
 }
 
 /// A further container as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ContainerView {
     /// Its name.
     pub name: String,

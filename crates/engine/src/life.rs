@@ -20,10 +20,11 @@
 //! down before it acts on it. [`recovery`] says what a monitor has to do that finds a stage written
 //! down by one that died: what was being made goes, what ran goes on, what was going goes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Where a sandbox is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// It is written down; nothing of it is on the host.

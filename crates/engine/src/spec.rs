@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use coracle_image::ImageConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use coracle_uvm::Accel;
@@ -13,7 +14,7 @@ use crate::plug::{Kind, PlugSpec, ShareType};
 use crate::settings::Tuning;
 
 /// Where the root file system comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RootFs {
     /// The busybox root that came with the guest.
     BuiltIn,
@@ -126,7 +127,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), Error> {
 }
 
 /// A command as the user wants it run.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Command {
     /// Program and arguments, or arguments of the entrypoint; may be empty if the
     /// image says what to run.
@@ -145,6 +146,7 @@ pub struct Command {
     pub stdin: bool,
     /// A terminal, of this width and height if they are known.
     #[serde(default, with = "terminal")]
+    #[schemars(with = "Option<(u16, u16)>")]
     pub terminal: Option<Option<(u16, u16)>>,
 }
 

@@ -5,6 +5,7 @@ use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -14,7 +15,7 @@ use crate::sandbox::Sandbox;
 const PERIOD: u64 = 100_000;
 
 /// What shall be other than it is; what is not there stays.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Update {
     /// Virtual processors of the VM.
@@ -26,8 +27,9 @@ pub struct Update {
 }
 
 /// Limits of a container in its VM; what is not there stays.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(rename = "ContainerLimits")]
 pub struct Limits {
     /// Processor time, in thousandths of a processor; 0 is no limit.
     pub cpu_millis: Option<u32>,

@@ -2,6 +2,7 @@
 
 use coracle_uvm::container::CgroupMetrics;
 use coracle_uvm::schema::VirtualMachineStatistics;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -9,7 +10,7 @@ use crate::network::Traffic;
 use crate::sandbox::Sandbox;
 
 /// What a sandbox uses now, and has used since it was made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// The sandbox.
     pub name: String,
@@ -23,7 +24,7 @@ pub struct Usage {
 }
 
 /// What a network card has carried, as the sandbox sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkUsage {
     /// The network.
     pub network: String,
@@ -33,7 +34,7 @@ pub struct NetworkUsage {
 }
 
 /// What a VM costs the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VmUsage {
     /// Time on the host's processors, in nanoseconds.
     pub cpu_ns: u64,
@@ -44,7 +45,7 @@ pub struct VmUsage {
 }
 
 /// What a container uses in its VM.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ContainerUsage {
     /// Its id.
     pub id: String,

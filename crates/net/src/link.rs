@@ -235,7 +235,17 @@ fn add_route(name: &str, index: u32, to: IpNet) -> Result<()> {
 }
 
 /// What a device has carried.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 pub struct Traffic {
     /// Bytes in.
     pub rx_bytes: u64,

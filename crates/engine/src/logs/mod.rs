@@ -19,6 +19,7 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use read::{Chunk, LogError, Reader};
@@ -45,7 +46,8 @@ impl Stream {
 }
 
 /// How much is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "LogLimits")]
 pub struct Limits {
     /// The largest a file gets, in bytes.
     pub size: u64,
@@ -60,7 +62,7 @@ impl Default for Limits {
 }
 
 /// What becomes of output that cannot be kept, because the disk is full for example.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum WhenFull {
     /// The command waits, as at a full pipe.

@@ -36,6 +36,7 @@
 //! A failure has a status of 400 and more and a [`Failure`] as its body. The streams of an exec are
 //! connections of their own to `stdio.sock` ([`super::streams`]).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::further::{ContainerOrder, ContainerStage, ContainerView};
@@ -47,7 +48,7 @@ pub use crate::update::{Limits, Update};
 pub use crate::usage::Usage;
 
 /// A sandbox as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SandboxView {
     /// Its name.
     pub name: String,
@@ -95,14 +96,14 @@ pub struct SandboxView {
 }
 
 /// A process of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessView {
     /// Its number.
     pub pid: u32,
 }
 
 /// What there is to see of a sandbox that does not do what it should.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Diagnostics {
     /// The stacks of the agent's tasks.
     pub guest_stacks: String,
@@ -113,28 +114,28 @@ pub struct Diagnostics {
 }
 
 /// How a command ended: 0 to 255, 128 and a signal's number for one it died of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Exit {
     /// The code.
     pub exit_code: u32,
 }
 
 /// A signal to send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SignalRequest {
     /// Its number.
     pub signal: i32,
 }
 
 /// How long a stop may take before it is done by force.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StopRequest {
     /// Seconds.
     pub timeout: u64,
 }
 
 /// The size of a terminal, in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SizeRequest {
     /// Columns.
     pub width: u16,
@@ -143,7 +144,7 @@ pub struct SizeRequest {
 }
 
 /// A further container that was started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StartedContainer {
     /// The container.
     pub container: ContainerView,
@@ -153,7 +154,7 @@ pub struct StartedContainer {
 }
 
 /// A further command that was started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Started {
     /// Its id in this sandbox.
     pub id: u64,
@@ -162,7 +163,7 @@ pub struct Started {
 }
 
 /// What to take out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RemoveRequest {
     /// Its kind.
     pub kind: Kind,
@@ -171,14 +172,14 @@ pub struct RemoveRequest {
 }
 
 /// Which network to leave.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LeaveRequest {
     /// Its name.
     pub network: String,
 }
 
 /// Something failed on the other side.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Failure {
     /// The stable code.
     pub code: String,

@@ -161,6 +161,14 @@ pub async fn run(
     again::follow(root, &name, ended, cancel).await
 }
 
+/// The OpenAPI document of what every monitor answers.
+///
+/// # Errors
+/// It cannot be written as JSON, which would be a fault of ours.
+pub fn openapi() -> serde_json::Result<serde_json::Value> {
+    serde_json::to_value(routes::document())
+}
+
 /// Whether a sandbox that has ended is to be started again, now that somebody looks.
 pub(crate) fn is_restart_due(record: &SandboxRecord) -> bool {
     again::is_due(record, !record.is_of_this_boot())

@@ -10,13 +10,14 @@ use coracle_net::endpoint::Endpoint;
 use coracle_net::private::{Join, Joined, NetworkSpec};
 use coracle_net::publish::Published;
 use coracle_net::rates::Rates;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::user;
 use crate::error::Error;
 
 /// Where a network card leads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// Nowhere: there is none.
@@ -78,15 +79,17 @@ impl FromStr for Source {
 }
 
 /// A network a sandbox asks for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AttachRequest {
     /// Where it leads.
     pub source: Source,
     /// Ports of the host that are to lead to the sandbox.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     pub published: Vec<Published>,
     /// What the sandbox may begin to talk to.
     #[serde(default)]
+    #[schemars(with = "String")]
     pub egress: Egress,
     /// How fast it may send and receive.
     #[serde(default)]
@@ -171,7 +174,7 @@ impl AttachRequest {
 }
 
 /// A network a sandbox is on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Attached {
     /// The network's name.
     pub network: String,
@@ -187,8 +190,10 @@ pub struct Attached {
     pub tap: String,
     /// Ports of the host that lead here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
     pub published: Vec<Published>,
     /// What the sandbox may begin to talk to.
+    #[schemars(with = "String")]
     pub egress: Egress,
     /// How fast it may send and receive.
     #[serde(default, skip_serializing_if = "Rates::is_unlimited")]

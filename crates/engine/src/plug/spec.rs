@@ -1,9 +1,12 @@
 //! What can be plugged into a sandbox, as it is asked for and as it is shown. Plain data.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The kinds of things that can be plugged in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A disk image or a block device.
@@ -38,7 +41,7 @@ impl std::fmt::Display for Kind {
 }
 
 /// How a share is served.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ShareType {
     /// By virtiofsd, fast; it cannot be healed when its server dies.
@@ -53,7 +56,7 @@ pub enum ShareType {
 pub(crate) const VHOST_USER_DISK: &str = "vhost-user-blk:";
 
 /// Something to plug in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlugSpec {
     /// What it is.
     pub kind: Kind,
@@ -145,7 +148,7 @@ impl PlugSpec {
 }
 
 /// Something that is plugged in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Plugged {
     /// What was asked for.
     #[serde(flatten)]

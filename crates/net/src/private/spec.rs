@@ -3,17 +3,19 @@
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::NetError;
 
 /// A network as it is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkSpec {
     /// Its name.
     pub name: String,
     /// Its subnets, at most one of each family; none: an IPv4 one that is free.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     pub subnets: Vec<IpNet>,
     /// The largest packet in bytes; none: 1500.
     #[serde(default)]

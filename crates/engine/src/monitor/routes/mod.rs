@@ -1,23 +1,33 @@
-//! The API's requests, each mapped to what answers it.
+//! The API's requests, each mapped to what answers it, and the document that describes them.
+//!
+//! The table below is both: what it does not name is not served, and the types of bodies and answers
+//! in the document are those of the functions that take and give them.
 
 mod containers;
+mod execs;
+mod plugs;
+mod sandbox;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::extract::{Path, State};
+use aide::axum::ApiRouter;
+use aide::axum::routing::{ApiMethodRouter, get_with, post_with};
+use aide::generate::GenContext;
+use aide::openapi::{Info, OpenApi, Operation, Response as Described};
+use aide::operation::OperationOutput;
+use aide::transform::TransformOperation;
+use axum::Json;
+use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use tokio::net::UnixListener;
 
-use super::api::{
-    AttachRequest, Attached, Command, Diagnostics, Exit, Failure, LeaveRequest, PlugSpec, Plugged,
-    RemoveRequest, SandboxView, SignalRequest, SizeRequest, Started, StopRequest, Update, Usage,
-};
-use super::execs::{self, Exec};
+use super::api::Failure;
 use super::{Error, Monitor};
+
+/// The most of the library's own words that are passed on, in bytes.
+const MOST_SAID: usize = 4096;
 
 type Shared = State<Arc<Monitor>>;
 type Answer<T> = Result<Json<T>, Refusal>;
@@ -56,34 +66,29 @@ impl IntoResponse for Refusal {
     }
 }
 
+impl OperationOutput for Refusal {
+    type Inner = Failure;
+
+    fn operation_response(context: &mut GenContext, of: &mut Operation) -> Option<Described> {
+        Json::<Failure>::operation_response(context, of)
+    }
+
+    fn inferred_responses(
+        context: &mut GenContext,
+        of: &mut Operation,
+    ) -> Vec<(Option<u16>, Described)> {
+        let failure = Self::operation_response(context, of);
+        let failure = failure.map(|it| Described { description: "It failed.".to_owned(), ..it });
+        failure.map(|it| (None, it)).into_iter().collect()
+    }
+}
+
 /// Serves until the sandbox is over and the answers under way are out.
 pub(super) async fn serve(monitor: Arc<Monitor>, listener: UnixListener) {
     let over = monitor.over.clone();
-    let router = Router::new()
-        .route("/v1/sandbox", get(show).delete(remove))
-        .route("/v1/exit", get(exit))
-        .route("/v1/signal", post(signal))
-        .route("/v1/stop", post(stop))
-        .route("/v1/stats", get(stats))
-        .route("/v1/diagnostics", get(diagnostics))
-        .route("/v1/update", post(update))
-        .route("/v1/pause", post(pause))
-        .route("/v1/resume", post(resume))
-        .route("/v1/size", post(size))
-        .route("/v1/containers", get(containers::list).post(containers::start))
-        .route("/v1/containers/{name}", get(containers::show).delete(containers::remove))
-        .route("/v1/containers/{name}/exit", get(containers::exit))
-        .route("/v1/containers/{name}/signal", post(containers::signal))
-        .route("/v1/containers/{name}/size", post(containers::size))
-        .route("/v1/containers/{name}/execs", post(containers::exec))
-        .route("/v1/execs", post(start_exec))
-        .route("/v1/execs/{id}/exit", get(exec_exit))
-        .route("/v1/execs/{id}/signal", post(exec_signal))
-        .route("/v1/execs/{id}/size", post(exec_size))
-        .route("/v1/networks", get(list_networks).post(add_network))
-        .route("/v1/networks/remove", post(remove_network))
-        .route("/v1/plugs", get(list_plugs).post(add_plug))
-        .route("/v1/plugs/remove", post(remove_plug))
+    let router = axum::Router::from(table())
+        .fallback(async || StatusCode::NOT_FOUND)
+        .layer(axum::middleware::map_response(tell))
         .with_state(monitor);
     let serving =
         axum::serve(listener, router).with_graceful_shutdown(async move { over.cancelled().await });
@@ -92,136 +97,174 @@ pub(super) async fn serve(monitor: Arc<Monitor>, listener: UnixListener) {
     }
 }
 
-async fn show(State(monitor): Shared) -> Json<SandboxView> {
-    Json(monitor.view())
-}
-
-async fn exit(State(monitor): Shared) -> Json<Exit> {
-    Json(Exit { exit_code: exit_of(&monitor).await })
-}
-
-async fn exit_of(monitor: &Monitor) -> u32 {
-    let mut exit = monitor.exit.subscribe();
-    let code = exit.wait_for(Option::is_some).await;
-    // We hold the sender.
-    code.ok().and_then(|code| *code).unwrap_or(255)
-}
-
-async fn signal(State(monitor): Shared, Json(asked): Json<SignalRequest>) -> Answer<()> {
-    monitor.live()?;
-    monitor.init.signal(asked.signal).await?;
-    Ok(Json(()))
-}
-
-async fn size(State(monitor): Shared, Json(size): Json<SizeRequest>) -> Answer<()> {
-    monitor.live()?;
-    monitor.init.resize(size.width, size.height).await?;
-    Ok(Json(()))
-}
-
-async fn stats(State(monitor): Shared) -> Answer<Usage> {
-    let ask_guest = !monitor.is_paused();
-    Ok(Json(monitor.alive()?.usage(ask_guest).await?))
-}
-
-async fn diagnostics(State(monitor): Shared) -> Answer<Diagnostics> {
-    Ok(Json(monitor.alive()?.diagnostics(!monitor.is_paused()).await))
-}
-
-async fn update(State(monitor): Shared, Json(asked): Json<Update>) -> Answer<SandboxView> {
-    monitor.update(&asked).await?;
-    Ok(Json(monitor.view()))
-}
-
-async fn pause(State(monitor): Shared) -> Answer<SandboxView> {
-    monitor.set_paused(true).await?;
-    Ok(Json(monitor.view()))
-}
-
-async fn resume(State(monitor): Shared) -> Answer<SandboxView> {
-    monitor.set_paused(false).await?;
-    Ok(Json(monitor.view()))
-}
-
-async fn stop(State(monitor): Shared, Json(asked): Json<StopRequest>) -> Answer<Exit> {
-    let stage = *monitor.stage.borrow();
-    if stage.is_up() {
-        if monitor.is_paused() {
-            monitor.set_paused(false).await?;
-        }
-        match monitor.ask_to_stop(Duration::from_secs(asked.timeout)).await {
-            // It has ended by itself meanwhile.
-            Ok(()) | Err(Error::NotRunning { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
+/// Tells what the library refuses, a body that is no JSON for example, as all failures are told.
+async fn tell(response: Response) -> Response {
+    let status = response.status();
+    let is_told = response.headers().contains_key(CONTENT_TYPE)
+        && response.headers()[CONTENT_TYPE] == "application/json";
+    if !status.is_client_error() || is_told {
+        return response;
     }
-    Ok(Json(Exit { exit_code: exit_of(&monitor).await }))
+    let said = match axum::body::to_bytes(response.into_body(), MOST_SAID).await {
+        Ok(bytes) if !bytes.is_empty() => String::from_utf8_lossy(&bytes).into_owned(),
+        Ok(_) | Err(_) => match status {
+            StatusCode::NOT_FOUND => "there is no such path".to_owned(),
+            _ => status.to_string(),
+        },
+    };
+    let failure = Failure {
+        code: "E-REQUEST".to_owned(),
+        message: "the request is not one of the API's".to_owned(),
+        causes: vec![said],
+        help: Some("`coracle api` prints what there is".to_owned()),
+        exit_code: None,
+    };
+    (status, Json(failure)).into_response()
 }
 
-async fn remove(State(monitor): Shared) -> Json<()> {
-    monitor.remove.cancel();
-    monitor.over.cancelled().await;
-    Json(())
+/// The OpenAPI document of the API.
+pub(super) fn document() -> OpenApi {
+    let mut document = OpenApi {
+        info: Info {
+            title: "coracle, one sandbox".to_owned(),
+            version: "1".to_owned(),
+            description: Some(
+                "What a sandbox's monitor answers on `api.sock` in the sandbox's run directory."
+                    .to_owned(),
+            ),
+            ..Info::default()
+        },
+        ..OpenApi::default()
+    };
+    drop(table().finish_api(&mut document));
+    document
 }
 
-async fn start_exec(State(monitor): Shared, Json(command): Json<Command>) -> Answer<Started> {
-    Ok(Json(execs::start(&monitor, None, &command).await?))
+type Routes = ApiMethodRouter<Arc<Monitor>>;
+
+fn table() -> ApiRouter<Arc<Monitor>> {
+    sandbox_table().merge(containers_table()).merge(execs_table()).merge(plugs_table())
 }
 
-fn find(monitor: &Monitor, id: u64) -> Result<Arc<Exec>, Error> {
-    monitor.execs.get(id).ok_or(Error::NoExec { id })
+/// An operation's id and what it does.
+fn is(
+    id: &'static str,
+    what: &'static str,
+) -> impl Fn(TransformOperation<'_>) -> TransformOperation<'_> {
+    move |operation| operation.id(id).summary(what)
 }
 
-async fn exec_exit(State(monitor): Shared, Path(id): Path<u64>) -> Answer<Exit> {
-    let exec = find(&monitor, id)?;
-    Ok(Json(Exit { exit_code: exec.process.wait().await? }))
+fn sandbox_table() -> ApiRouter<Arc<Monitor>> {
+    let whole: Routes = get_with(sandbox::show, is("showSandbox", "Shows the sandbox."))
+        .delete_with(
+            sandbox::remove,
+            is("removeSandbox", "Removes it, and answers when nothing of it is left but this."),
+        );
+    ApiRouter::new()
+        .api_route("/v1/sandbox", whole)
+        .api_route(
+            "/v1/exit",
+            get_with(sandbox::exit, is("waitForExit", "Answers when its command has ended.")),
+        )
+        .api_route(
+            "/v1/signal",
+            post_with(sandbox::signal, is("signal", "Sends its command a signal.")),
+        )
+        .api_route(
+            "/v1/size",
+            post_with(sandbox::size, is("resize", "Sets the size of its command's terminal.")),
+        )
+        .api_route(
+            "/v1/stop",
+            post_with(
+                sandbox::stop,
+                is("stop", "Ends its command, and answers when the VM is down."),
+            ),
+        )
+        .api_route("/v1/stats", get_with(sandbox::stats, is("stats", "Says what it uses.")))
+        .api_route(
+            "/v1/diagnostics",
+            get_with(
+                sandbox::diagnostics,
+                is("diagnostics", "Shows what is to be seen of its inside."),
+            ),
+        )
+        .api_route(
+            "/v1/update",
+            post_with(sandbox::update, is("update", "Gives it more or less of something.")),
+        )
+        .api_route("/v1/pause", post_with(sandbox::pause, is("pause", "Stops its processors.")))
+        .api_route("/v1/resume", post_with(sandbox::resume, is("resume", "Lets it go on.")))
 }
 
-async fn exec_signal(
-    State(monitor): Shared,
-    Path(id): Path<u64>,
-    Json(asked): Json<SignalRequest>,
-) -> Answer<()> {
-    find(&monitor, id)?.process.signal(asked.signal).await?;
-    Ok(Json(()))
+fn containers_table() -> ApiRouter<Arc<Monitor>> {
+    let all: Routes =
+        get_with(containers::list, is("listContainers", "Lists its further containers."))
+            .post_with(containers::start, is("startContainer", "Starts a further container."));
+    let one: Routes = get_with(containers::show, is("showContainer", "Shows a container."))
+        .delete_with(containers::remove, is("removeContainer", "Removes a container, by force."));
+    ApiRouter::new()
+        .api_route("/v1/containers", all)
+        .api_route("/v1/containers/{name}", one)
+        .api_route(
+            "/v1/containers/{name}/exit",
+            get_with(
+                containers::exit,
+                is("waitForContainerExit", "Answers when its command has ended."),
+            ),
+        )
+        .api_route(
+            "/v1/containers/{name}/signal",
+            post_with(containers::signal, is("signalContainer", "Sends its command a signal.")),
+        )
+        .api_route(
+            "/v1/containers/{name}/size",
+            post_with(
+                containers::size,
+                is("resizeContainer", "Sets the size of its command's terminal."),
+            ),
+        )
+        .api_route(
+            "/v1/containers/{name}/execs",
+            post_with(containers::exec, is("startExecIn", "Starts another command in it.")),
+        )
 }
 
-async fn exec_size(
-    State(monitor): Shared,
-    Path(id): Path<u64>,
-    Json(size): Json<SizeRequest>,
-) -> Answer<()> {
-    find(&monitor, id)?.process.resize(size.width, size.height).await?;
-    Ok(Json(()))
+fn execs_table() -> ApiRouter<Arc<Monitor>> {
+    ApiRouter::new()
+        .api_route(
+            "/v1/execs",
+            post_with(execs::start, is("startExec", "Starts a further command.")),
+        )
+        .api_route(
+            "/v1/execs/{id}/exit",
+            get_with(execs::exit, is("waitForExecExit", "Answers when it has ended.")),
+        )
+        .api_route(
+            "/v1/execs/{id}/signal",
+            post_with(execs::signal, is("signalExec", "Sends it a signal.")),
+        )
+        .api_route(
+            "/v1/execs/{id}/size",
+            post_with(execs::size, is("resizeExec", "Sets its terminal's size.")),
+        )
 }
 
-async fn list_networks(State(monitor): Shared) -> Json<Vec<Attached>> {
-    Json(monitor.sandbox.networks().list())
-}
-
-async fn add_network(
-    State(monitor): Shared,
-    Json(asked): Json<AttachRequest>,
-) -> Answer<Vec<Attached>> {
-    let sandbox = monitor.live()?;
-    Ok(Json(sandbox.networks().add(sandbox.vm(), asked).await?))
-}
-
-async fn remove_network(State(monitor): Shared, Json(asked): Json<LeaveRequest>) -> Answer<()> {
-    let sandbox = monitor.live()?;
-    Ok(Json(sandbox.networks().remove(sandbox.vm(), &asked.network).await?))
-}
-
-async fn list_plugs(State(monitor): Shared) -> Json<Vec<Plugged>> {
-    Json(monitor.sandbox.plugs().list())
-}
-
-async fn add_plug(State(monitor): Shared, Json(spec): Json<PlugSpec>) -> Answer<Plugged> {
-    let admitted = monitor.ledger.look(|record| record.order.sandbox.tuning.admits(&spec));
-    admitted.map_err(crate::Error::from)?;
-    Ok(Json(monitor.live()?.plugs().add(spec).await?))
-}
-
-async fn remove_plug(State(monitor): Shared, Json(asked): Json<RemoveRequest>) -> Answer<Plugged> {
-    Ok(Json(monitor.live()?.plugs().remove(asked.kind, &asked.key).await?))
+fn plugs_table() -> ApiRouter<Arc<Monitor>> {
+    let networks: Routes =
+        get_with(plugs::list_networks, is("listNetworks", "Lists the networks it is on."))
+            .post_with(plugs::add_network, is("attachNetwork", "Puts it on a network."));
+    let plugs: Routes = get_with(plugs::list_plugs, is("listPlugs", "Lists what is plugged in."))
+        .post_with(plugs::add_plug, is("addPlug", "Plugs something in."));
+    ApiRouter::new()
+        .api_route("/v1/networks", networks)
+        .api_route(
+            "/v1/networks/remove",
+            post_with(plugs::remove_network, is("detachNetwork", "Takes it off a network.")),
+        )
+        .api_route("/v1/plugs", plugs)
+        .api_route(
+            "/v1/plugs/remove",
+            post_with(plugs::remove_plug, is("removePlug", "Takes something out.")),
+        )
 }
