@@ -11,6 +11,7 @@ pub mod host;
 pub mod lab;
 pub mod net;
 pub mod place;
+pub mod trace;
 
 pub use host::Host;
 pub use place::Place;
