@@ -115,8 +115,8 @@ impl Ledger<'_> {
             ["run", ".networks", ..] => self.count("file of a network"),
             ["run", name] if name.trim_start_matches('.').starts_with(self.sandbox) => {}
             ["run", name, "owner.lock"] if name.contains(self.sandbox) => {}
-            ["sbs", ..] if parts.iter().any(|part| is_ours(part)) => self.count("file of a state"),
-            [_, ..] if parts.iter().any(|part| is_ours(part)) => {
+            ["sbs", ..] if parts.iter().any(&is_ours) => self.count("file of a state"),
+            [_, ..] if parts.iter().any(is_ours) => {
                 self.count("file of the sandbox");
                 if !self.is_begun {
                     self.fault(call, "before anything is written down");
