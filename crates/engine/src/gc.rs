@@ -17,7 +17,7 @@ use crate::client::ClientError;
 use crate::ledger;
 use crate::network;
 use crate::recover;
-use crate::root::Root;
+use crate::root::{CGROUPS, Root};
 use crate::run_dir;
 
 /// How long a process that was killed may take to be gone.
@@ -33,6 +33,8 @@ pub enum Kind {
     Process,
     /// A mount.
     Mount,
+    /// A control group.
+    Cgroup,
     /// A loop device.
     Loop,
     /// A lease of a network, with its tap, its rules and its ports.
@@ -50,6 +52,7 @@ impl Kind {
             Self::Sandbox => "sandbox",
             Self::Process => "process",
             Self::Mount => "mount",
+            Self::Cgroup => "cgroup",
             Self::Loop => "loop",
             Self::Lease => "lease",
             Self::Directory => "directory",
@@ -133,6 +136,7 @@ pub fn look(root: &Root) -> Result<Vec<Leak>, GcError> {
     let mut leaks = abandoned(root, &sandboxes);
     leaks.extend(processes(root, &sandboxes));
     leaks.extend(mounts(root, &sandboxes));
+    leaks.extend(cgroups(root, &sandboxes));
     leaks.extend(loops(root, &sandboxes));
     leaks.extend(leases(root, &sandboxes));
     leaks.extend(folders(root.run(), Kind::Directory, |name| {
@@ -172,6 +176,10 @@ pub async fn clear(root: &Root, leak: &Leak) -> Result<(), GcError> {
             rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH)
                 .map_err(|errno| failed(errno.into()))
         }
+        Kind::Cgroup => match fs::remove_dir(&leak.what) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
+            Ok(()) | Err(_) => Ok(()),
+        },
         // It goes when the last who uses it does, which is the kernel's to know.
         Kind::Loop => Ok(()),
         Kind::Lease => {
@@ -243,6 +251,24 @@ fn mounts(root: &Root, sandboxes: &Sandboxes) -> Vec<Leak> {
         })
     };
     text.lines().filter_map(leak).collect()
+}
+
+fn cgroups(root: &Root, sandboxes: &Sandboxes) -> Vec<Leak> {
+    let Ok(parent) = coracle_uvm::cgroup::directory(Path::new(CGROUPS)) else { return Vec::new() };
+    let suffix = root.cgroup_suffix();
+    let leak = |name: String| {
+        let sandbox = name.strip_suffix(&suffix)?;
+        let path = parent.join(&name);
+        (!sandboxes.is_cared_for(sandbox)).then(|| Leak {
+            kind: Kind::Cgroup,
+            what: path.display().to_string(),
+            sandbox: sandbox.to_owned(),
+            since: made(&path),
+            why: "its sandbox is gone".to_owned(),
+            identity: None,
+        })
+    };
+    entries(&parent).into_iter().filter_map(leak).collect()
 }
 
 fn loops(root: &Root, sandboxes: &Sandboxes) -> Vec<Leak> {

@@ -35,10 +35,20 @@ pub(crate) async fn bury(root: &Root, record: &SandboxRecord) -> Result<(), Erro
         let buried = coracle_uvm::bury(vm, record.is_of_this_boot(), GONE).await;
         outcome = outcome.and(buried.map_err(|source| failed(source.into())));
     }
+    // Nobody may know of it yet: it was made a moment before its VM.
+    remove_cgroup(root, name);
     let (of, sandbox) = (root.clone(), name.clone());
     let left = tokio::task::spawn_blocking(move || network::leave_everything(&of, &sandbox)).await;
     // Leaving does not panic; if it did, the next try leaves.
     outcome.and(left.unwrap_or(Ok(())))
+}
+
+/// Removes the control group of a sandbox whose processes are gone, if there is one. That one stays
+/// is for `gc` to tell.
+pub(crate) fn remove_cgroup(root: &Root, name: &str) {
+    if let Err(error) = coracle_uvm::cgroup::remove(&root.cgroup(name)) {
+        tracing::warn!(sandbox = name, %error, "a control group stays");
+    }
 }
 
 /// Ends every process that says of itself that it is part of a VM in this folder.

@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 
 use crate::run_dir;
 
+/// The control group that those of all sandboxes are in.
+pub(crate) const CGROUPS: &str = "coracle";
+
 /// The directories of one coracle installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
@@ -118,6 +121,22 @@ impl Root {
     /// What the command of a further container of a sandbox has written.
     pub fn container_logs(&self, sandbox: &str, container: &str) -> PathBuf {
         self.logs(sandbox).join("containers").join(container)
+    }
+
+    /// The control group of a sandbox's VM, below the root of the control groups. Sandboxes of
+    /// other root directories have other groups, also those of the same name.
+    pub fn cgroup(&self, name: &str) -> PathBuf {
+        PathBuf::from(CGROUPS).join(format!("{name}{}", self.cgroup_suffix()))
+    }
+
+    /// What the names of this root directory's control groups end with.
+    pub(crate) fn cgroup_suffix(&self) -> String {
+        // FNV-1a: a name that is the same in every version of ours.
+        let bytes = self.run.as_os_str().as_encoded_bytes();
+        let hash = bytes.iter().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+        });
+        format!(".{hash:08x}")
     }
 
     /// What monitors and keepers say, opened to be appended to.

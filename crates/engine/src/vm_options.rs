@@ -48,7 +48,7 @@ pub(crate) fn options(
     options.host.verdicts = Some(root.verdicts());
     options.host.user = vm_user();
     options.host.cold_disks = disks;
-    spec.tuning.tune(name, &mut options.host);
+    spec.tuning.tune(root.cgroup(name), &mut options.host);
     options
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn outlive_us(
     ledger: &Ledger,
 ) {
     host.die_with_owner = false;
-    spec.tuning.tune(name, host);
+    spec.tuning.tune(root.cgroup(name), host);
     host.recorder = Some(Arc::new(ledger.clone()));
     let Some(program) = &spec.helper else { return };
     let program = program.to_string_lossy().into_owned();

@@ -140,6 +140,39 @@ fn failed(operation: &'static str, path: &Path, source: io::Error) -> VmmError {
     VmmError::Host { operation, object: path.display().to_string(), source }
 }
 
+/// Makes a VM's group; what was made of one that cannot be finished is removed.
+pub(crate) fn create(group: &Cgroup) -> Result<OwnedFd, VmmError> {
+    let hierarchy = Hierarchy::of_host().ok_or_else(|| {
+        VmmError::Config("there is no CPU controller for control groups on this host".into())
+    })?;
+    hierarchy.create(group).inspect_err(|_| {
+        if let Err(error) = hierarchy.remove(&group.path) {
+            tracing::debug!(%error, "half a control group is left");
+        }
+    })
+}
+
+/// What a process writes `0` to so that it enters a group that is there.
+///
+/// # Errors
+/// There is no such group, or it may not be entered.
+pub fn entry(path: &Path) -> Result<OwnedFd, VmmError> {
+    let procs = directory(path)?.join("cgroup.procs");
+    let file = fs::OpenOptions::new().write(true).open(&procs);
+    Ok(file.map_err(|error| failed("open", &procs, error))?.into())
+}
+
+/// Where a group is on this host.
+///
+/// # Errors
+/// The host has no CPU controller; the path is not plain and relative.
+pub fn directory(path: &Path) -> Result<PathBuf, VmmError> {
+    let hierarchy = Hierarchy::of_host().ok_or_else(|| {
+        VmmError::Config("there is no CPU controller for control groups on this host".into())
+    })?;
+    Ok(names(path)?.iter().fold(hierarchy.root().to_owned(), |dir, name| dir.join(name)))
+}
+
 /// Removes a VM's control group whose processes are gone; one that is not there is fine.
 ///
 /// # Errors
@@ -153,7 +186,7 @@ mod tests {
     use super::*;
 
     fn group(cpu_millis: Option<u32>, cpu_weight: Option<u32>) -> Cgroup {
-        Cgroup { path: "coracle/x".into(), cpu_millis, cpu_weight }
+        Cgroup { path: "coracle/x".into(), cpu_millis, cpu_weight, is_optional: false }
     }
 
     #[test]

@@ -238,6 +238,8 @@ pub struct Cgroup {
     pub cpu_millis: Option<u32>,
     /// Share under contention, 1 to 10000; others have 100.
     pub cpu_weight: Option<u32>,
+    /// Where no group can be made, do without one.
+    pub is_optional: bool,
 }
 
 /// A user for the VM's process; it gets no supplementary groups but what KVM's device demands.

@@ -23,8 +23,9 @@ pub(crate) fn before_exec(
     command: &mut Command,
     steps: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
 ) {
-    // SAFETY: the caller promises that `steps` makes system calls only; its single caller,
-    // `process::launcher`, uses rustix calls on values prepared before the fork.
+    // SAFETY: the caller promises that `steps` makes system calls only; its two callers,
+    // `process::launcher` and `process::enter_before_exec`, use rustix calls on values prepared
+    // before the fork.
     unsafe { command.pre_exec(steps) };
 }
 

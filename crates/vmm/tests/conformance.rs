@@ -420,8 +420,12 @@ async fn an_owner_learns_of_an_end_it_missed(bench: Bench) {
 async fn limits_on_the_cpu_hold_and_go(bench: Bench) {
     let path = format!("coracle-test-{}", bench.marker());
     let mut config = bench.config();
-    config.cgroup =
-        Some(Cgroup { path: path.clone().into(), cpu_millis: Some(500), cpu_weight: Some(50) });
+    config.cgroup = Some(Cgroup {
+        path: path.clone().into(),
+        cpu_millis: Some(500),
+        cpu_weight: Some(50),
+        is_optional: false,
+    });
     let vm = bench.vmm().launch(config).await.unwrap();
     let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", vm.identity().pid)).unwrap();
     assert!(groups.contains(&path), "{groups}");
@@ -450,7 +454,12 @@ async fn a_launch_that_fails_anywhere_leaves_nothing(bench: Bench) {
         config.serial_ports = vec![bench.port("control"), bench.port("streams")];
         config.disks = vec![bench.disk("root", 0)];
         let path = format!("coracle-test-{}", bench.marker());
-        config.cgroup = Some(Cgroup { path: path.into(), cpu_millis: None, cpu_weight: None });
+        config.cgroup = Some(Cgroup {
+            path: path.into(),
+            cpu_millis: None,
+            cpu_weight: None,
+            is_optional: false,
+        });
         match bench.vmm_with(effects).launch(config).await {
             Ok(vm) => {
                 // Only the last effect of all, that of the kill, is left to interrupt.

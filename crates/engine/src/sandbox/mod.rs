@@ -82,6 +82,7 @@ pub(crate) async fn sweep_all(root: &Root) {
     let swept = tokio::task::spawn_blocking(move || {
         for name in sweep(of.run(), |name| of.state(name).exists()) {
             tracing::info!(sandbox = name, "swept what a dead owner left");
+            crate::recover::remove_cgroup(&of, &name);
         }
         crate::network::sweep(&of);
     });

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use coracle_uvm::options::{DiskCache, HostOptions};
+use coracle_uvm::options::{DiskCache, HostOptions, OwnCgroup};
 use serde::{Deserialize, Serialize};
 
 use super::SettingsError;
@@ -26,7 +26,7 @@ pub struct Tuning {
     pub disk_cache: DiskCache,
     /// Neither disks nor persistent memory.
     pub no_disks: bool,
-    /// The VM's process runs in a cgroup of its own, `coracle/NAME`.
+    /// A VM that cannot have a control group of its own is refused.
     pub own_cgroup: bool,
     /// The size of /dev/shm in containers, in bytes; none: 64 MiB.
     pub shm_bytes: Option<u64>,
@@ -34,14 +34,14 @@ pub struct Tuning {
 
 impl Tuning {
     /// What of it is the VM's; also of one that is taken over.
-    pub(crate) fn tune(&self, name: &str, host: &mut HostOptions) {
+    pub(crate) fn tune(&self, cgroup: PathBuf, host: &mut HostOptions) {
         host.lock_memory = self.lock_memory;
         host.huge_pages = self.huge_pages;
         host.cpu_features.clone_from(&self.cpu_features);
         host.entropy_source.clone_from(&self.entropy_source);
         host.io_thread = self.io_thread;
         host.disk_cache = self.disk_cache;
-        host.cgroup = self.own_cgroup.then(|| PathBuf::from("coracle").join(name));
+        host.cgroup = Some(OwnCgroup { path: cgroup, is_required: self.own_cgroup });
     }
 
     /// Whether this may be plugged in.

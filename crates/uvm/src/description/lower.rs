@@ -13,7 +13,7 @@ use coracle_vmm::{
 use uuid::Uuid;
 
 use super::{Chipset, DescriptionError, Memory, PmemDevice, VirtualPmem, VmDescription};
-use crate::options::ColdDisk;
+use crate::options::{ColdDisk, OwnCgroup};
 
 /// What the description does not say because it is not the user's to change.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub struct Surroundings<'a> {
     /// The VM dies with this process.
     pub die_with_owner: bool,
     /// The control group, if one is wanted even without limits.
-    pub cgroup: Option<&'a Path>,
+    pub cgroup: Option<&'a OwnCgroup>,
     /// What the host may keep of disks in memory.
     pub disk_cache: DiskCache,
 }
@@ -217,9 +217,15 @@ fn cgroup(
     // 100000 is all of every processor, 1000 thousandths each.
     let millis = |limit: u32| (u64::from(vcpus) * u64::from(limit) / 100).max(1);
     Some(vmm::Cgroup {
-        path: around.cgroup.map_or_else(|| Path::new("coracle").join(around.name), Path::to_owned),
+        path: match around.cgroup {
+            Some(own) => own.path.clone(),
+            None => Path::new("coracle").join(around.name),
+        },
         cpu_millis: limit.map(|limit| u32::try_from(millis(limit)).unwrap_or(u32::MAX)),
         cpu_weight: weight,
+        is_optional: around.cgroup.is_none_or(|own| !own.is_required)
+            && limit.is_none()
+            && weight.is_none(),
     })
 }
 

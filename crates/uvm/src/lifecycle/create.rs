@@ -202,7 +202,7 @@ fn surroundings<'a>(
         cold_disks: &opts.host.cold_disks,
         user: opts.host.user,
         die_with_owner: opts.host.die_with_owner,
-        cgroup: opts.host.cgroup.as_deref(),
+        cgroup: opts.host.cgroup.as_ref(),
         disk_cache: opts.host.disk_cache,
     }
 }

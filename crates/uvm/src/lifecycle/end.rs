@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_vmm::cgroup;
 use tokio::time::timeout;
 
 use super::{Listeners, Machine, UnexpectedExit, UtilityVm, locked};
@@ -133,8 +134,20 @@ impl Machine {
             keeper.stop(&self.channel, self.host.cleanup_timeout).await;
         }
         self.finish_output().await;
+        if gone {
+            self.leave_cgroup();
+        }
         drop(locked(&self.run_dir).take());
         gone
+    }
+
+    /// The VM's control group goes when the last of its processes has.
+    fn leave_cgroup(&self) {
+        if let Some(group) = &self.vm.identity().cgroup
+            && let Err(error) = cgroup::remove(group)
+        {
+            tracing::warn!(group = %group.display(), %error, "a control group stays");
+        }
     }
 
     /// With the channel gone the handler has read its end; one that goes on all the same is cut.

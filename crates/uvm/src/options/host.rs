@@ -9,6 +9,15 @@ use coracle_vmm::{Accel, DiskCache, User};
 
 use crate::record::Recorder;
 
+/// A control group of a VM's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnCgroup {
+    /// Its path below the root of the control groups, such as `coracle/<sandbox>`.
+    pub path: PathBuf,
+    /// A VM without one is refused; else the host may have none, or forbid it.
+    pub is_required: bool,
+}
+
 /// How the host runs the VM. The default suits a program that embeds one: everything in a run
 /// folder of its own, the channel kept by a task, the VM dead when its owner is.
 #[derive(Debug, Clone)]
@@ -51,9 +60,9 @@ pub struct HostOptions {
     pub disk_cache: DiskCache,
     /// Run the VM as this user. None: as ourselves.
     pub user: Option<User>,
-    /// The name of the VM's cgroup below ours. None: one is made only when a limit asks for it,
-    /// named after the VM.
-    pub cgroup: Option<PathBuf>,
+    /// The control group of the VM and the servers of its shares. None: one is made only when a
+    /// limit asks for it, named after the VM.
+    pub cgroup: Option<OwnCgroup>,
     /// Disks that are plugged in before power-on, in the order of their LUNs.
     pub cold_disks: Vec<ColdDisk>,
     /// The name the guest gives itself. None: its own default.

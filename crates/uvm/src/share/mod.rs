@@ -23,7 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_plan9::ExportError;
-use coracle_vmm::process::{PART, ProcessIdentity, processes_with};
+use coracle_vmm::cgroup;
+use coracle_vmm::process::{PART, ProcessIdentity, enter_before_exec, processes_with};
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::{Machine, locked};
@@ -312,7 +313,7 @@ impl Machine {
     /// guest may never have heard of them, and a server may run of which nobody wrote down who it is.
     pub(crate) async fn clear_shares(&self, saved: &SavedShares) {
         for (name, facts) in saved.underway() {
-            let part = part(self.channel.path(), name);
+            let part = self.part(name);
             match &facts.kind {
                 Kind::Plan9 { name: share, port } => {
                     let mount = plan9::directory(&facts.mount_path, *port, share, false);
@@ -337,9 +338,23 @@ impl Machine {
     }
 }
 
-/// What a server's environment says of it, so that it is found whoever started it and died.
-fn part(channel: &Path, name: &str) -> (String, String) {
-    (PART.to_owned(), format!("{}/{name}", channel.display()))
+impl Machine {
+    /// What a server's environment says of it, so that it is found whoever started it and died.
+    fn part(&self, name: &str) -> (String, String) {
+        (PART.to_owned(), format!("{}/{name}", self.channel.path().display()))
+    }
+
+    /// Makes a program a part of the VM: its environment says so, and it runs in the VM's control
+    /// group, if there is one.
+    fn make_part(&self, command: &mut tokio::process::Command, name: &str) {
+        let (variable, value) = self.part(name);
+        command.env(variable, value);
+        let Some(group) = &self.vm.identity().cgroup else { return };
+        match cgroup::entry(group) {
+            Ok(entry) => enter_before_exec(command.as_std_mut(), entry),
+            Err(error) => tracing::warn!(name, %error, "it runs outside of its VM's control group"),
+        }
+    }
 }
 
 /// A path as it is now: a directory, or a directory and a name in it.

@@ -17,7 +17,7 @@ use rustix::net::{Shutdown, shutdown};
 use tokio::process::Command;
 
 use super::sidecar::Sidecar;
-use super::{Facts, Kind, Server, ServerError, part};
+use super::{Facts, Kind, Server, ServerError};
 use crate::errors::{Result, UvmError};
 use crate::lifecycle::{Machine, UtilityVm, locked};
 use crate::options::ShareServers;
@@ -277,9 +277,7 @@ impl Machine {
             }
         }
         sidecar.arg("--").arg(&wanted.host_path);
-        let (variable, value) =
-            part(self.channel.path(), &server_name(&(port - FIRST_PORT).to_string()));
-        sidecar.env(variable, value);
+        self.make_part(&mut sidecar, &server_name(&(port - FIRST_PORT).to_string()));
         sidecar.stdin(Stdio::from(OwnedFd::from(listener))).process_group(0);
         Sidecar::start(sidecar).map_err(spawn_failed)
     }

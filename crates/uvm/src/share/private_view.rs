@@ -35,18 +35,18 @@ pub(super) enum View {
 
 /// Starts virtiofsd, to accept at `listener`. `folder` is a place for the view, called `name`.
 pub(super) async fn spawn(
-    program: &Path,
+    mut command: Command,
     folder: &Path,
     name: &str,
     listener: UnixListener,
     view: View,
 ) -> Result<(Child, Receiver), ServerError> {
-    let mut command = Command::new(program);
+    let program = command.as_std().get_program().to_owned();
     // With a socket's path instead of its descriptor, Debian 12's leaves a file in /run.
     command.arg("--fd=0").stdin(Stdio::from(OwnedFd::from(listener)));
-    let (variable, value) = super::part(folder, name);
-    command.env(variable, value).stdout(Stdio::null()).process_group(0);
-    let failed = |source| ServerError::Spawn { command: program.display().to_string(), source };
+    command.stdout(Stdio::null()).process_group(0);
+    let failed =
+        |source| ServerError::Spawn { command: program.to_string_lossy().into_owned(), source };
     let (stderr, complaints) = stderr_pipe().map_err(failed)?;
     command.stderr(Stdio::from(stderr));
     let serve = |command: &mut Command, directory: &Path| {

@@ -269,7 +269,9 @@ impl Machine {
         // Nobody else shall connect.
         let _ = std::fs::remove_file(&path);
         let stream = stream?;
-        let spawned = private_view::spawn(&program, folder, tag, listener, view).await?;
+        let mut command = tokio::process::Command::new(&program);
+        self.make_part(&mut command, tag);
+        let spawned = private_view::spawn(command, folder, tag, listener, view).await?;
         let sidecar = Sidecar::watch(spawned.0, spawned.1).map_err(|source| {
             ServerError::Spawn { command: program.display().to_string(), source }
         })?;

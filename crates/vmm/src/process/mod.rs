@@ -25,6 +25,13 @@ use crate::sys;
 /// process is found even if its starter died before writing down who it is.
 pub const PART: &str = "CORACLE_PART";
 
+/// Has a program enter a control group before it begins, so that whatever it starts is in it too.
+pub fn enter_before_exec(command: &mut std::process::Command, entry: OwnedFd) {
+    sys::before_exec(command, move || {
+        rustix::io::write(&entry, b"0").map(drop).map_err(Into::into)
+    });
+}
+
 /// Names one process as long as the host is up: process ids alone are used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessIdentity {

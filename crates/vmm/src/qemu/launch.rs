@@ -30,7 +30,7 @@ use super::{
 use crate::{
     Accel, Boot, ExitReason, Lock, User, VmConfig, VmIdentity, VmmError,
     accel::{self, Engine},
-    cgroup::Hierarchy,
+    cgroup,
     machine::{Attached, Console, Debris, Machine, PATIENCE, TTY_SOCKET, screen},
     process::{self, Ending, Process, Tail, host_boot_id, launcher::Spawn},
     qmp::{Client, QmpError},
@@ -167,14 +167,15 @@ fn prepare(
     }
     let mut cgroups = Vec::new();
     if let Some(group) = &config.cgroup {
-        let hierarchy = Hierarchy::of_host().ok_or_else(|| {
-            VmmError::Config(
-                "CPU limits need a cgroup CPU controller, which this host lacks".into(),
-            )
-        })?;
         qemu.effects.announce("launch.cgroup")?;
-        debris.cgroup = Some(group.path.clone());
-        cgroups.push(hierarchy.create(group)?);
+        match cgroup::create(group) {
+            Ok(entry) => {
+                debris.cgroup = Some(group.path.clone());
+                cgroups.push(entry);
+            }
+            Err(error) if group.is_optional => tracing::debug!(%error, "no control group"),
+            Err(error) => return Err(error),
+        }
     }
 
     let number = |descriptor: Descriptor| -> RawFd {
