@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -95,6 +95,22 @@ fn containers_share_a_sandbox_and_nothing_else_and_outlive_its_monitors() {
     });
     assert!(copied.status.success(), "{}", text(&copied.stderr));
     assert!(copied.stdout == bytes, "{} of {} bytes", copied.stdout.len(), bytes.len());
+
+    // Also when the command has ended and its caller has not read everything yet.
+    let script = "head -c 600000 /dev/zero; exit 3";
+    let mut slow = place
+        .coracle(["run", "--in", &pod.name, "--", "sh", "-c", script])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    until("it has ended", || {
+        let containers = pod.listed()["containers"].as_array().cloned().unwrap_or_default();
+        containers.iter().any(|container| container["exit_code"] == 3)
+    });
+    pod.kill_monitor();
+    let mut read = Vec::new();
+    slow.stdout.take().unwrap().read_to_end(&mut read).unwrap();
+    assert_eq!((read.len(), slow.wait().unwrap().code()), (600_000, Some(3)));
 
     // A detached one is written to by whoever is attached, one after the other, across monitors.
     let script = "while read l; do echo got $l; done; echo over; exit 4";

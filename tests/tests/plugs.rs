@@ -296,7 +296,7 @@ fn a_command_that_cannot_run_detached_leaves_nothing() {
     let volume = place.output(["run", "--detach", "--accel", "tcg", "-v", "/no/such:/x"]);
     assert_eq!(volume.status.code(), Some(125));
     assert!(text(&volume.stderr).contains("/no/such"), "{}", text(&volume.stderr));
-    let both = place.output(["run", "--detach", "-t"]);
+    let both = place.output(["create", "--in", "some", "--", "true"]);
     assert_eq!(both.status.code(), Some(125));
     place.assert_nothing_left();
 }

@@ -127,6 +127,7 @@ fn order(
         read_only: args.read_only,
         detached: args.detach,
         remove: args.rm || !args.detach,
+        nonce: None,
         log: args.log.limits(),
         when_full: args.log.when_full(),
     })

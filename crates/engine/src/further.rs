@@ -42,6 +42,9 @@ pub struct ContainerOrder {
     /// latest.
     #[serde(default)]
     pub remove: bool,
+    /// What its caller knows it by who has not heard whether it was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
     /// How much of what it writes is kept, if it is detached.
     #[serde(default)]
     pub log: Limits,
@@ -200,6 +203,7 @@ mod tests {
             read_only: false,
             detached: true,
             remove: false,
+            nonce: None,
             log: Limits::default(),
             when_full: WhenFull::Block,
         }

@@ -199,10 +199,18 @@ pub(crate) fn now() -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use coracle_persist::driver::OwnRecord;
 
     use super::*;
+
+    /// The order of the fixture.
+    pub(crate) fn order() -> Order {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/golden/records/0.1.0/coracle.json");
+        let own = OwnRecord::decode(&std::fs::read(path).unwrap()).unwrap();
+        serde_json::from_value(own.members["sandbox"]["order"].clone()).unwrap()
+    }
 
     /// What every version wrote of a sandbox with one thing of each kind, running.
     #[test]

@@ -83,7 +83,63 @@ impl Supervisor {
             Ok(child) => child,
             Err(error) => return tracing::error!(%error, "cannot start a monitor"),
         };
-        let ended = tokio::task::spawn_blocking(move || child.wait()).await;
+        // Not on a thread that waits: whoever stops the keeper would have to wait for that.
+        match Process::open(child.id()) {
+            Ok(process) => process.ended_unreaped().await,
+            Err(error) => tracing::warn!(%error, "cannot watch a monitor"),
+        }
+        let ended = child.try_wait();
         tracing::info!(?ended, "a monitor ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::ledger::Ledger;
+    use crate::record::SandboxRecord;
+
+    #[test]
+    fn a_keeper_that_is_to_end_does_not_wait_for_the_monitor_it_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::at(folder.path());
+        let mut record = SandboxRecord::creating("x", crate::record::tests::order());
+        record.monitor = None;
+        Ledger::begin(&root, record).unwrap();
+        let (program, told) = (folder.path().join("monitor"), folder.path().join("pid"));
+        let script = format!("#!/bin/sh\necho $$ > {}\nexec sleep 1000\n", told.display());
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let supervisor = Supervisor { root, sandbox: "x".to_owned(), program };
+        let pid = runtime.block_on(async {
+            let started = async {
+                loop {
+                    let said = fs::read_to_string(&told).unwrap_or_default();
+                    match said.trim().parse() {
+                        Ok(pid) => break pid,
+                        Err(_) => sleep(Duration::from_millis(5)).await,
+                    }
+                }
+            };
+            tokio::select! {
+                () = supervisor.run() => panic!("there is a sandbox to supervise"),
+                pid = started => pid,
+            }
+        });
+        let (tell, over) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(runtime);
+            tell.send(()).unwrap();
+        });
+        let is_over = over.recv_timeout(Duration::from_secs(20)).is_ok();
+        let monitor = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(monitor, rustix::process::Signal::KILL).unwrap();
+        rustix::process::waitpid(Some(monitor), rustix::process::WaitOptions::empty()).unwrap();
+        assert!(is_over, "it waits");
     }
 }

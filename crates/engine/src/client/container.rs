@@ -243,7 +243,17 @@ impl Client {
         &self,
         order: &ContainerOrder,
     ) -> Result<(RemoteContainer, Option<RemoteExec>), ClientError> {
-        let started: StartedContainer = self.post("/v1/containers", order).await?;
+        let nonce = Some(uuid::Uuid::new_v4().simple().to_string());
+        let order = ContainerOrder { nonce: nonce.clone(), ..order.clone() };
+        let started: StartedContainer = match self.post("/v1/containers", &order).await {
+            // The monitor died over it. It may run all the same: then it is ours.
+            Err(lost @ ClientError::Talk { .. }) => {
+                let path = format!("/v1/containers/{}/started", order.name);
+                let found = self.get::<StartedContainer>(&path).await;
+                found.ok().filter(|found| found.nonce == nonce).ok_or(lost)?
+            }
+            other => other?,
+        };
         let container =
             RemoteContainer { client: self.clone(), name: Some(started.container.name) };
         let exec = started.exec.map(|started| RemoteExec::new(self.clone(), started));

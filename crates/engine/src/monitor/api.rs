@@ -18,6 +18,7 @@
 //! | `POST /v1/containers` | [`ContainerOrder`] | [`StartedContainer`] |
 //! | `GET /v1/containers/NAME` | | [`ContainerView`] |
 //! | `DELETE /v1/containers/NAME` | | when nothing of it is left |
+//! | `GET /v1/containers/NAME/started` | | [`StartedContainer`], once more |
 //! | `GET /v1/containers/NAME/exit` | | [`Exit`], when its command has ended |
 //! | `POST /v1/containers/NAME/signal` | [`SignalRequest`] | |
 //! | `POST /v1/containers/NAME/size` | [`SizeRequest`] | |
@@ -148,6 +149,9 @@ pub struct SizeRequest {
 pub struct StartedContainer {
     /// The container.
     pub container: ContainerView,
+    /// What its order said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
     /// What opens its streams, if it is not detached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exec: Option<Started>,

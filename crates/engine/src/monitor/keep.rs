@@ -50,6 +50,7 @@ impl Monitor {
             }
         };
         self.write_down_end(code, reason).await;
+        self.ending.cancel();
         self.sandbox.container_ended();
         let closed = self.sandbox.release().await;
         self.stage.send_replace(Stage::Exited);

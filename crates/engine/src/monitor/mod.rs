@@ -102,6 +102,8 @@ struct Monitor {
     stop: watch::Sender<Option<Duration>>,
     /// Somebody wants it removed.
     remove: CancellationToken,
+    /// Its VM is about to go, and all that is in it.
+    ending: CancellationToken,
     /// It is over: the last answers may go out.
     over: CancellationToken,
 }
@@ -286,6 +288,7 @@ async fn attend(root: &Root, running: Running, cancel: CancellationToken) -> Res
         containers: Containers::default(),
         stop: watch::Sender::new(stopping),
         remove: CancellationToken::new(),
+        ending: CancellationToken::new(),
         over: CancellationToken::new(),
     });
     let known = execs::Known::read(&monitor, root);

@@ -32,8 +32,15 @@ pub(in crate::monitor) async fn adopt(monitor: &Arc<Monitor>, known: &Known) {
                     }
                 }
             }
-            (ContainerStage::Exited, _) if !record.is_cleared => out(monitor, &name).await,
-            (ContainerStage::Exited, _) => {}
+            (ContainerStage::Exited, _) if record.is_cleared => {}
+            (ContainerStage::Exited, Some(there)) if !record.order.detached => {
+                // The guest has the last of its streams, which its caller may not have read yet.
+                match go_on(monitor, known, &record, there).await {
+                    Ok(begun) => super::end::attend(monitor, begun),
+                    Err(_) => out(monitor, &name).await,
+                }
+            }
+            (ContainerStage::Exited, _) => out(monitor, &name).await,
             (ContainerStage::Creating | ContainerStage::Running, _) => undo(monitor, &name).await,
         }
     }

@@ -25,6 +25,7 @@ pub(super) fn attend(monitor: &Arc<Monitor>, begun: Begun) {
     tokio::spawn(async move {
         tokio::select! {
             () = see_to_its_end(&monitor, begun) => {}
+            () = monitor.ending.cancelled() => {}
             () = monitor.over.cancelled() => {}
         }
     });

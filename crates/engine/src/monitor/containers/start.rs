@@ -58,12 +58,20 @@ async fn start_reserved(
             return Err(error);
         }
     };
-    let exec = match &begun.further.init {
-        Init::Streamed(exec) => Some(exec.started()),
-        Init::Logged(..) => None,
-    };
     super::end::attend(monitor, begun);
-    Ok(StartedContainer { container: monitor.container_view(&name)?, exec })
+    monitor.started(&name)
+}
+
+impl Monitor {
+    /// What was told of a container when it had been started.
+    pub(in crate::monitor) fn started(&self, name: &str) -> Result<StartedContainer, Error> {
+        let record = self.further(name)?;
+        let exec = self.containers.get(name).and_then(|further| match &further.init {
+            Init::Streamed(exec) => Some(exec.started()),
+            Init::Logged(..) => None,
+        });
+        Ok(StartedContainer { container: record.view(), nonce: record.order.nonce, exec })
+    }
 }
 
 async fn bring_up(monitor: &Arc<Monitor>, order: ContainerOrder) -> Result<Begun, Error> {

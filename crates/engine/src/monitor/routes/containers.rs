@@ -42,6 +42,13 @@ pub(super) async fn show(
     Ok(Json(monitor.container_view(&name)?))
 }
 
+pub(super) async fn started(
+    State(monitor): Shared,
+    Path(One { name }): Path<One>,
+) -> Answer<StartedContainer> {
+    Ok(Json(monitor.started(&name)?))
+}
+
 pub(super) async fn remove(State(monitor): Shared, Path(One { name }): Path<One>) -> Answer<()> {
     monitor.remove_container(&name).await?;
     Ok(Json(()))

@@ -207,6 +207,13 @@ fn containers_table() -> ApiRouter<Arc<Monitor>> {
         .api_route("/v1/containers", all)
         .api_route("/v1/containers/{name}", one)
         .api_route(
+            "/v1/containers/{name}/started",
+            get_with(
+                containers::started,
+                is("showStarted", "Answers once more what the start of a container answered."),
+            ),
+        )
+        .api_route(
             "/v1/containers/{name}/exit",
             get_with(
                 containers::exit,
