@@ -54,6 +54,11 @@ impl Host {
     }
 }
 
+/// Pids and command lines of the processes of a place's sandboxes.
+pub fn processes_of(place: &crate::Place) -> Vec<(u32, String)> {
+    processes(place.root(), place.mark())
+}
+
 /// Pids and command lines of the processes that name `root` or `mark`, or hold files below
 /// `root` open. QEMU has neither environment nor paths of its owner, but its sandbox's name.
 pub(crate) fn processes(root: &Path, mark: &str) -> Vec<(u32, String)> {

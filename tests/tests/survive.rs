@@ -333,12 +333,53 @@ impl<'a> Small<'a> {
         assert!(mounted.unwrap().success());
         Self(at)
     }
+
+    /// Makes room.
+    fn grow(&self, mib: u32) {
+        let size = format!("remount,size={mib}m");
+        let grown = Command::new("mount").args(["-o", &size]).arg(self.0).status();
+        assert!(grown.unwrap().success());
+    }
 }
 
 impl Drop for Small<'_> {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.0).status();
     }
+}
+
+#[test]
+fn output_that_the_disk_has_no_room_for_waits_in_memory_and_loses_no_byte() {
+    let place = Place::new();
+    let logs = place.root().join("logs");
+    fs::create_dir(&logs).unwrap();
+    let small = Small::mount(&logs, 2);
+    let begins = "while [ ! -e /go ]; do sleep 0.1; done; yes 0123456 | head -c 6000000; echo end; \
+                  while [ -e /go ]; do sleep 0.1; done; exit 3";
+    let options = ["--log-mode", "spill", "--log-size", "100m", "--", "sh", "-c", begins];
+    let sandbox = Detached::start(&place, &options);
+    assert!(fs::write(logs.join("filler"), vec![0; 8 << 20]).is_err(), "the disk is not full");
+    sandbox.sh("touch /go");
+    // It does not wait for the disk, which takes nothing.
+    let spilled = sandbox.run_dir().join("spilled");
+    let is_spilled = || {
+        let files = fs::read_dir(spilled.join(&sandbox.name)).into_iter().flatten().flatten();
+        files.map(|file| file.metadata().unwrap().len()).sum::<u64>() > 6_000_000
+    };
+    until("all of it is spilled", Duration::from_secs(30), is_spilled);
+    sandbox.kill_runtime();
+    sandbox.sh("true");
+    assert!(is_spilled(), "the next monitor lost it");
+    small.grow(64);
+    sandbox.sh("rm /go");
+    assert_eq!(sandbox.output(&["wait", "@"]).status.code(), Some(3));
+    let log = sandbox.output(&["logs", "@"]).stdout;
+    let expected: Vec<u8> = b"0123456\n".iter().copied().cycle().take(6_000_000).collect();
+    assert_eq!(log.len(), expected.len() + 4);
+    assert!(log.starts_with(&expected) && log.ends_with(b"end\n"));
+    sandbox.run(&["rm", "@"]);
+    drop(small);
+    place.assert_nothing_left();
 }
 
 #[test]

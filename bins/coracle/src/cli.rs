@@ -53,6 +53,8 @@ pub enum Command {
     Recover(crate::recover::RecoverArgs),
     /// Find what is left on the host and belongs to nobody, and take it away.
     Gc(crate::gc::GcArgs),
+    /// Say whether everything that is written down is whole and true, and make it so.
+    Fsck(crate::fsck::FsckArgs),
     /// Wait until a sandbox's command ends, and end as it did.
     Wait(crate::life::OneArgs),
     /// Watch a detached sandbox's command until it ends, and end as it did.

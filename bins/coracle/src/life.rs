@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use coracle_engine::client::{self, Client, RemoteContainer};
+use coracle_engine::drift::Drift;
 use coracle_engine::monitor::api::{ContainerStage, ContainerView, SandboxView, Stage};
 use coracle_engine::root::Root;
 
@@ -44,6 +45,7 @@ pub struct OneArgs {
 #[command(after_help = "EXAMPLES:\n  \
     coracle inspect web\n  \
     coracle inspect -f monitor.pid web\n  \
+    coracle inspect --drift web          whether all is as it is written down\n  \
     coracle inspect -f networks.0.addresses web")]
 pub struct InspectArgs {
     /// The sandbox or SANDBOX/CONTAINER, or beginnings of their names that are nobody else's.
@@ -52,6 +54,9 @@ pub struct InspectArgs {
     /// Print this member alone: names and numbers with dots between.
     #[arg(short, long, value_name = "PATH")]
     field: Option<String>,
+    /// Say where what is written down and what there is differ; exit code 1 if they do.
+    #[arg(long, conflicts_with = "field")]
+    drift: bool,
     /// How errors and the whole are written.
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
@@ -168,6 +173,9 @@ fn address(sandbox: &SandboxView, container: &ContainerView) -> String {
 /// Prints everything there is to say about a sandbox, or one member of it.
 pub fn inspect(args: &InspectArgs, root: &Root) -> Result<ExitCode> {
     let found = RemoteContainer::find(root, &args.sandbox)?;
+    if args.drift {
+        return inspect_drift(&found, args.format);
+    }
     let view = match found.name() {
         None => serde_json::to_value(block_on(async { Ok(found.sandbox().show().await?) })?)?,
         Some(_) => serde_json::to_value(found.show()?)?,
@@ -179,6 +187,20 @@ pub fn inspect(args: &InspectArgs, root: &Root) -> Result<ExitCode> {
     };
     println!("{text}");
     Ok(ExitCode::SUCCESS)
+}
+
+fn inspect_drift(of: &RemoteContainer, format: Format) -> Result<ExitCode> {
+    let drifts = block_on(async { Ok(of.sandbox().drift().await?) })?;
+    match format {
+        Format::Json => println!("{}", serde_json::to_string(&drifts)?),
+        Format::Text if drifts.is_empty() => println!("what is written down is what there is"),
+        Format::Text => {
+            for Drift { what, found, help } in &drifts {
+                println!("{what}: {found}\n  help: {help}");
+            }
+        }
+    }
+    Ok(if drifts.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 /// A member by its path; texts without their quotes.

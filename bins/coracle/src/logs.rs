@@ -62,6 +62,8 @@ enum LogMode {
     Block,
     /// It is dropped, and the log says how much.
     Drop,
+    /// It is kept in the host's memory, up to 16 MiB, until there is room.
+    Spill,
 }
 
 impl LogOptions {
@@ -75,6 +77,7 @@ impl LogOptions {
         match self.log_mode {
             LogMode::Block => WhenFull::Block,
             LogMode::Drop => WhenFull::Drop,
+            LogMode::Spill => WhenFull::Spill,
         }
     }
 }

@@ -14,6 +14,7 @@ mod events;
 mod exec;
 mod explain;
 mod foreground;
+mod fsck;
 mod further;
 mod gc;
 mod guest;
@@ -23,6 +24,7 @@ mod life;
 mod logs;
 mod monitor;
 mod net;
+mod pipe;
 mod plan9;
 mod plug;
 mod progress;
@@ -47,6 +49,7 @@ use coracle_engine::root::Root;
 use cli::{Cli, Command, Format};
 
 fn main() -> ExitCode {
+    pipe::end_quietly();
     complete::answer();
     let raw: Vec<_> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&raw) {
@@ -98,6 +101,10 @@ fn main() -> ExitCode {
         Command::Gc(args) => {
             format = args.format;
             gc::run(&args, &root)
+        }
+        Command::Fsck(args) => {
+            format = args.format;
+            fsck::run(&args, &root)
         }
         Command::Wait(args) => {
             format = args.format;
@@ -186,6 +193,9 @@ fn main() -> ExitCode {
         }
     };
     outcome.unwrap_or_else(|error| {
+        if pipe::is_broken(&error) {
+            return pipe::broken();
+        }
         report::print_error(&error, format);
         ExitCode::from(report::EXIT_FAILURE)
     })

@@ -8,6 +8,7 @@ use clap::Args;
 use coracle_engine::client::{self, Client, ClientError};
 use coracle_engine::monitor::api::{Limits, Update, Usage};
 use coracle_engine::root::Root;
+use coracle_engine::usage::ContainerUsage;
 
 use crate::cli::Format;
 use crate::life::block_on;
@@ -141,13 +142,15 @@ fn print_table(out: &mut impl Write, all: &[Usage]) -> std::io::Result<()> {
     for usage in all {
         write!(out, "{:width$}", usage.name)?;
         write!(out, "  {:>9}  {:>9}", seconds(usage.vm.cpu_ns), size(usage.vm.memory_bytes))?;
-        match usage.containers.first() {
-            None => write!(out, "{}", "          -".repeat(6))?,
-            Some(c) => {
-                let limit = c.memory_limit_bytes.map_or("-".to_owned(), size);
-                let (cpu, memory) = (seconds(c.cpu_ns), size(c.memory_bytes));
-                let (read, written) = (size(c.read_bytes), size(c.written_bytes));
-                let pids = c.pids;
+        match usage.containers.as_slice() {
+            [] => write!(out, "{}", "          -".repeat(6))?,
+            all @ [own, ..] => {
+                // The limit is the own container's; what is used is all containers' together.
+                let sum = |of: fn(&ContainerUsage) -> u64| all.iter().map(of).sum::<u64>();
+                let limit = own.memory_limit_bytes.map_or("-".to_owned(), size);
+                let (cpu, memory) = (seconds(sum(|c| c.cpu_ns)), size(sum(|c| c.memory_bytes)));
+                let (read, written) = (size(sum(|c| c.read_bytes)), size(sum(|c| c.written_bytes)));
+                let pids = sum(|c| c.pids);
                 write!(out, "  {cpu:>9}  {memory:>9}  {limit:>9}")?;
                 write!(out, "  {pids:>9}  {read:>9}  {written:>9}")?;
             }

@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod drift;
 mod error;
 pub mod events;
 pub mod further;

@@ -204,12 +204,12 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// The order of the fixture.
-    pub(crate) fn order() -> Order {
+    /// A sandbox with one thing of each kind, running.
+    pub(crate) fn fixture() -> SandboxRecord {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("../../tests/golden/records/0.1.0/coracle.json");
         let own = OwnRecord::decode(&std::fs::read(path).unwrap()).unwrap();
-        serde_json::from_value(own.members["sandbox"]["order"].clone()).unwrap()
+        serde_json::from_value(own.members["sandbox"].clone()).unwrap()
     }
 
     /// What every version wrote of a sandbox with one thing of each kind, running.

@@ -106,7 +106,7 @@ mod tests {
     fn a_keeper_that_is_to_end_does_not_wait_for_the_monitor_it_started() {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::at(folder.path());
-        let mut record = SandboxRecord::creating("x", crate::record::tests::order());
+        let mut record = SandboxRecord::creating("x", crate::record::tests::fixture().order);
         record.monitor = None;
         Ledger::begin(&root, record).unwrap();
         let (program, told) = (folder.path().join("monitor"), folder.path().join("pid"));

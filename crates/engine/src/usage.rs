@@ -1,6 +1,6 @@
 //! What a sandbox uses: its VM as the host sees it, its container as the guest counts it.
 
-use coracle_uvm::container::CgroupMetrics;
+use coracle_uvm::container::{CgroupMetrics, Container};
 use coracle_uvm::schema::VirtualMachineStatistics;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -107,17 +107,28 @@ impl ContainerUsage {
 }
 
 impl Sandbox {
-    /// What the VM uses, and the container if the guest can be asked.
+    /// What the VM uses, and the containers if the guest can be asked.
     ///
     /// # Errors
     /// The VM is gone, or its guest does not answer.
-    pub async fn usage(&self, ask_guest: bool) -> Result<Usage, Error> {
+    pub(crate) async fn usage(
+        &self,
+        ask_guest: bool,
+        further: &[&Container],
+    ) -> Result<Usage, Error> {
         let failed = |source| self.refused("read the use of", source);
         let vm = VmUsage::of(&self.vm().stats().await.map_err(failed)?);
         let mut containers = Vec::new();
-        if let Some(container) = self.container().filter(|_| ask_guest) {
-            let metrics = self.vm().container_metrics(container).await.map_err(failed)?;
-            containers.push(ContainerUsage::of(container.id().as_str(), &metrics));
+        let all = self.container().into_iter().chain(further.iter().copied());
+        for container in all.filter(|_| ask_guest) {
+            let (id, metrics) =
+                (container.id().as_str(), self.vm().container_metrics(container).await);
+            match metrics {
+                Ok(metrics) => containers.push(ContainerUsage::of(id, &metrics)),
+                // It may have ended at this moment.
+                Err(error) if id != self.name() => tracing::debug!(id, %error, "no use of it"),
+                Err(error) => return Err(failed(error)),
+            }
         }
         let networks = self.networks().traffic().await.into_iter();
         let networks =

@@ -18,24 +18,34 @@ use super::{DISORDER, LOSS, Shape, driver, require_dir};
         125 it could not be found out.\n\n\
         EXAMPLES:\n  \
         coracle state verify\n  \
+        coracle state verify web\n  \
         coracle state verify /run/vc --format json"
 )]
 pub struct VerifyArgs {
-    /// The root; this installation's if not given.
-    #[arg(value_name = "ROOT")]
-    root: Option<PathBuf>,
+    /// A sandbox, or a root; all sandboxes of this installation if not given.
+    #[arg(value_name = "SANDBOX|ROOT")]
+    of: Option<PathBuf>,
     /// How to write the findings.
     #[arg(long, value_enum, default_value = "text")]
     pub(super) format: Shape,
 }
 
 pub fn run(args: &VerifyArgs, root: &Root) -> anyhow::Result<ExitCode> {
-    if let Some(named) = &args.root {
+    let sandbox = args.of.as_ref().and_then(|of| of.to_str()).filter(|of| {
+        // A root is a path.
+        !of.contains('/') && root.state(of).is_dir()
+    });
+    let named = args.of.as_ref().filter(|_| sandbox.is_none());
+    if let Some(named) = named {
         require_dir(named)?;
     }
-    let mut driver = driver(args.root.as_ref(), root);
+    let mut driver = driver(named, root);
+    let ids = match sandbox {
+        Some(id) => vec![id.to_owned()],
+        None => driver.list()?,
+    };
     let mut worst = 0;
-    for id in driver.list()? {
+    for id in ids {
         let verified = match driver.verify(&id) {
             Ok(verified) => verified,
             // Deleted since it was listed.

@@ -12,16 +12,19 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use coracle_uvm::process::Process;
 use hyper::Method;
 use hyper::body::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
 use crate::ledger;
 use crate::monitor::api::{
-    AttachRequest, Attached, Command, Diagnostics, Exit, Failure, Kind, LeaveRequest, PlugSpec,
-    Plugged, RemoveRequest, SandboxView, SignalRequest, Started, StopRequest, Update, Usage,
+    AttachRequest, Attached, Command, Diagnostics, Drift, Exit, Failure, Kind, LeaveRequest,
+    PlugSpec, Plugged, RemoveRequest, SandboxView, SignalRequest, Started, StopRequest, Update,
+    Usage,
 };
 use crate::monitor::{API_SOCKET, wake};
 use crate::record::SandboxRecord;
@@ -204,6 +207,35 @@ impl Client {
     /// The monitor cannot be asked.
     pub async fn diagnostics(&self) -> Result<Diagnostics, ClientError> {
         self.get("/v1/diagnostics").await
+    }
+
+    /// Where what is written down of it and what there is differ. One that needs no monitor is
+    /// looked at without; one that has none and needs one gets one.
+    ///
+    /// # Errors
+    /// The guest does not answer; the monitor cannot be asked.
+    pub async fn drift(&self) -> Result<Vec<Drift>, ClientError> {
+        match self.get("/v1/drift").await {
+            Err(ClientError::NotRunning { .. }) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// Has its monitor make way for a fresh one, which brings in order what it finds, and waits for
+    /// that.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn renew(&self) -> Result<(), ClientError> {
+        let monitor = self.record()?.monitor;
+        let monitor = monitor.and_then(|monitor| Process::find(&monitor).ok().flatten());
+        if let (Some(monitor), Ok(mut line)) = (monitor, connect(&self.dir, API_SOCKET).await) {
+            monitor.terminate().map_err(|error| self.cannot_talk(error))?;
+            // What it holds goes when it becomes its own successor.
+            let gone = tokio::time::timeout(PATIENCE, line.read(&mut [0])).await;
+            gone.map_err(|_| self.cannot_talk("its monitor does not make way"))?.unwrap_or(0);
+        }
+        self.show().await.map(drop)
     }
 
     /// Makes it so.

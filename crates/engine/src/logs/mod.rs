@@ -15,6 +15,7 @@
 //! limit it becomes `output.1.jsonl`, and so on; the oldest go.
 
 mod read;
+mod spill;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -23,7 +24,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use read::{Chunk, LogError, Reader};
-pub(crate) use write::Writer;
+pub(crate) use spill::Log;
+use write::Writer;
 
 /// The streams of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,6 +72,9 @@ pub enum WhenFull {
     Block,
     /// It is dropped, counted, and the gap is told in the log.
     Drop,
+    /// It is kept in the run directory, which is memory of the host, until there is room; when that
+    /// is full too, the command waits.
+    Spill,
 }
 
 /// A line of the log.

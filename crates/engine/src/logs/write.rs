@@ -43,6 +43,28 @@ impl Writer {
         Ok(Self { folder: folder.to_owned(), file, size, limits, ends })
     }
 
+    /// Begins where another ends, if it is empty.
+    pub(super) fn begin_at(&mut self, other: &Self) {
+        if self.size == 0 {
+            self.ends = other.ends;
+        }
+    }
+
+    /// Bytes in its newest file.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Has the disk refuse what is written, or take it again.
+    #[cfg(test)]
+    pub(super) fn refuse(&mut self, refuse: bool) {
+        let path = super::file(&self.folder, 0);
+        self.file = match refuse {
+            true => File::open(path).unwrap(),
+            false => open(&path).unwrap().0,
+        };
+    }
+
     /// Where a stream goes on.
     pub(crate) fn end(&self, stream: Stream) -> u64 {
         self.ends[stream.index()]

@@ -117,7 +117,7 @@ async fn go_on(
     let api = listen(&dir, API_SOCKET)?;
     let stdio = listen(&dir, STDIO_SOCKET)?;
     let (name, order) = ledger.look(|record| (record.name.clone(), record.order.clone()));
-    let log = open_log(&root.logs(&name), &name, order.log)?;
+    let log = open_log(root, &name, None, order.log, order.when_full)?;
     let (sandbox, init) = Sandbox::adopt(root, run_dir, ledger.clone(), &log).await?;
     tracing::info!(sandbox = name, "adopted");
     attend(root, Running { sandbox, init, ledger, log, api, stdio }, cancel).await

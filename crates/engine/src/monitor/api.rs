@@ -8,6 +8,7 @@
 //! | `GET /v1/exit` | | [`Exit`], when the container's command has ended |
 //! | `GET /v1/stats` | | [`Usage`] |
 //! | `GET /v1/diagnostics` | | [`Diagnostics`] |
+//! | `GET /v1/drift` | | list of [`Drift`] |
 //! | `POST /v1/update` | [`Update`] | [`SandboxView`] |
 //! | `POST /v1/pause`, `POST /v1/resume` | | [`SandboxView`] |
 //! | `POST /v1/signal` | [`SignalRequest`] | |
@@ -40,6 +41,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::drift::Drift;
 pub use crate::further::{ContainerOrder, ContainerStage, ContainerView};
 pub use crate::life::Stage;
 pub use crate::network::{AttachRequest, Attached};

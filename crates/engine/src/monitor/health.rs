@@ -1,6 +1,7 @@
 //! The task that checks whether a command is well. A monitor that takes over goes on with it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Monitor;
@@ -47,6 +48,7 @@ async fn succeeds(monitor: &Monitor, check: &Check) -> bool {
             return false;
         }
     };
+    monitor.checking.store(process.pid(), Ordering::Relaxed);
     for mut output in [process.take_stdout(), process.take_stderr()].into_iter().flatten() {
         // Ends with the process.
         tokio::spawn(async move { tokio::io::copy(&mut output, &mut tokio::io::sink()).await });
@@ -64,5 +66,6 @@ async fn succeeds(monitor: &Monitor, check: &Check) -> bool {
         }
     };
     process.forget().await;
+    monitor.checking.store(0, Ordering::Relaxed);
     code == Some(0)
 }

@@ -36,7 +36,7 @@ impl Monitor {
         &self,
         root: &Root,
         cancel: &CancellationToken,
-        output: output::Recording,
+        mut output: output::Recording,
     ) -> Result<Ended, Error> {
         let (code, reason) = match self.until_end(cancel).await {
             End::GoesOn => return Ok(Ended::Again),
@@ -50,6 +50,8 @@ impl Monitor {
             }
         };
         self.write_down_end(code, reason).await;
+        // Now there is room, or there never will be.
+        output.settle(DRAIN).await;
         self.ending.cancel();
         self.sandbox.container_ended();
         let closed = self.sandbox.release().await;

@@ -24,6 +24,7 @@ mod adopt;
 mod again;
 pub mod api;
 mod containers;
+mod drift;
 mod execs;
 mod health;
 mod input;
@@ -35,6 +36,7 @@ mod wake;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
@@ -44,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::Error;
 use crate::ledger::Ledger;
 use crate::life::{Event, Stage};
-use crate::logs::{Limits, Stream, Writer};
+use crate::logs::{Limits, Log, Stream, WhenFull};
 use crate::process::Process;
 use crate::progress::OnProgress;
 use crate::record::SandboxRecord;
@@ -66,6 +68,9 @@ pub use wake::{spawn, wake};
 pub const API_SOCKET: &str = "api.sock";
 /// The socket of the streams.
 pub const STDIO_SOCKET: &str = "stdio.sock";
+
+/// What logs have no room for, in the sandbox's run directory.
+const SPILLED: &str = "spilled";
 
 /// What a command ends with of which nobody knows how it ended.
 const UNKNOWN: u32 = 255;
@@ -98,6 +103,8 @@ struct Monitor {
     input: InputDesk,
     execs: Execs,
     containers: Containers,
+    /// The process in the guest of the health check that runs; 0: none does.
+    checking: AtomicU32,
     /// Somebody wants it stopped: how long its command gets.
     stop: watch::Sender<Option<Duration>>,
     /// Somebody wants it removed.
@@ -113,7 +120,7 @@ struct Running {
     sandbox: Sandbox,
     init: Process,
     ledger: Ledger,
-    log: Writer,
+    log: Log,
     api: UnixListener,
     stdio: UnixListener,
 }
@@ -227,11 +234,11 @@ async fn begin(
     order: &Order,
     sandbox: &mut Sandbox,
     ledger: &Ledger,
-) -> Result<(Process, Writer, UnixListener, UnixListener), Error> {
+) -> Result<(Process, Log, UnixListener, UnixListener), Error> {
     let dir = root.run().join(sandbox.name());
     let api = listen(&dir, API_SOCKET)?;
     let stdio = listen(&dir, STDIO_SOCKET)?;
-    let log = open_log(&root.logs(sandbox.name()), sandbox.name(), order.log)?;
+    let log = open_log(root, sandbox.name(), None, order.log, order.when_full)?;
     let init = sandbox.start(&order.command).await?;
     let (pid, image) = (init.pid(), sandbox.image().clone());
     let log_base = [log.end(Stream::Stdout), log.end(Stream::Stderr)];
@@ -247,8 +254,21 @@ async fn begin(
     Ok((init, log, api, stdio))
 }
 
-fn open_log(folder: &Path, name: &str, limits: Limits) -> Result<Writer, Error> {
-    let opened = Writer::open(folder, limits);
+/// The log of a sandbox's own command, or of a further container's.
+fn open_log(
+    root: &Root,
+    sandbox: &str,
+    container: Option<&str>,
+    limits: Limits,
+    when_full: WhenFull,
+) -> Result<Log, Error> {
+    let (folder, name) = match container {
+        None => (root.logs(sandbox), sandbox),
+        Some(name) => (root.container_logs(sandbox, name), name),
+    };
+    // No name of a sandbox or container is another's.
+    let spill = root.run().join(sandbox).join(SPILLED).join(name);
+    let opened = Log::open(&folder, limits, spill, when_full);
     opened.map_err(|source| Error::Log { name: name.to_owned(), source })
 }
 
@@ -286,6 +306,7 @@ async fn attend(root: &Root, running: Running, cancel: CancellationToken) -> Res
         input,
         execs: Execs::default(),
         containers: Containers::default(),
+        checking: AtomicU32::new(0),
         stop: watch::Sender::new(stopping),
         remove: CancellationToken::new(),
         ending: CancellationToken::new(),

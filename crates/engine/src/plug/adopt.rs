@@ -44,6 +44,18 @@ impl Plugs {
 
     /// Takes out what the VM has and no line of the table tells of.
     async fn release_strays(&self) {
+        let vm = &self.vm;
+        for stray in self.strays() {
+            tracing::info!(?stray, "nobody was told of this; it is taken out");
+            let Some(handle) = Handle::find(vm, &stray) else { continue };
+            if let Err((_, error)) = handle.detach(vm).await {
+                tracing::error!(?stray, %error, "it cannot be taken out");
+            }
+        }
+    }
+
+    /// What the VM has and no line of the table tells of.
+    pub(crate) fn strays(&self) -> Vec<HandleId> {
         let claimed: Vec<HandleId> =
             self.locked().save(Handle::id).into_iter().filter_map(|plug| plug.handle).collect();
         let vm = &self.vm;
@@ -73,13 +85,7 @@ impl Plugs {
         };
         strays.extend(beyond(vm.vpmem_uses(), files).into_iter().map(HandleId::Pmem));
         strays.extend(beyond(vm.device_uses(), devices).into_iter().map(HandleId::Device));
-        for stray in strays {
-            tracing::info!(?stray, "nobody was told of this; it is taken out");
-            let Some(handle) = Handle::find(vm, &stray) else { continue };
-            if let Err((_, error)) = handle.detach(vm).await {
-                tracing::error!(?stray, %error, "it cannot be taken out");
-            }
-        }
+        strays
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Holdings, Sandbox};
 use crate::error::Error;
 use crate::further::ContainerStage;
 use crate::ledger::Ledger;
-use crate::logs::{Stream, Writer};
+use crate::logs::{Log, Stream};
 use crate::network::Networks;
 use crate::plug::Plugs;
 use crate::process::{self, Process};
@@ -31,7 +31,7 @@ impl Sandbox {
         root: &Root,
         run_dir: RunDir,
         ledger: Ledger,
-        log: &Writer,
+        log: &Log,
     ) -> Result<(Self, Process), Error> {
         let record = ledger.record();
         let name = record.name.clone();
@@ -85,7 +85,7 @@ impl Sandbox {
 }
 
 /// A terminal has one output.
-pub(crate) fn output_from(container: &ContainerRecord, log: &Writer) -> StdioResume {
+pub(crate) fn output_from(container: &ContainerRecord, log: &Log) -> StdioResume {
     let [out, err] = container.log_base;
     StdioResume {
         stdout: Some(log.end(Stream::Stdout).saturating_sub(out)),

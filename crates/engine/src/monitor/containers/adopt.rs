@@ -55,8 +55,8 @@ async fn go_on(
     let (sandbox, order) = (&monitor.sandbox, &record.order);
     let pid = there.pid.unwrap_or_default();
     let (container, init, recording) = if order.detached {
-        let logs = monitor.root.container_logs(sandbox.name(), &there.id);
-        let log = open_log(&logs, &there.id, order.log)?;
+        let of = Some(there.id.as_str());
+        let log = open_log(&monitor.root, sandbox.name(), of, order.log, order.when_full)?;
         let mut stdio = output_from(there, &log);
         if order.command.stdin {
             stdio.stdin = StdinResume::Fresh;

@@ -32,13 +32,16 @@ pub(super) fn attend(monitor: &Arc<Monitor>, begun: Begun) {
 }
 
 async fn see_to_its_end(monitor: &Arc<Monitor>, begun: Begun) {
-    let Begun { further, recording, image } = begun;
+    let Begun { further, mut recording, image } = begun;
     let Some(code) = until_end(monitor, &further).await else { return };
-    if let Some(recording) = recording {
+    if let Some(recording) = &mut recording {
         recording.finish(DRAIN).await;
     }
     monitor.execs.settle(further.id(), LAST).await;
     write_down_end(monitor, &further, code).await;
+    if let Some(recording) = recording {
+        recording.settle(DRAIN).await;
+    }
     further.exit.send_replace(Some(code));
     if let Init::Streamed(exec) = &further.init {
         // Whoever reads its streams says so when that is done.

@@ -84,12 +84,19 @@ impl Containers {
         }
     }
 
-    fn all(&self) -> Vec<Arc<Further>> {
+    /// All of them.
+    pub(super) fn all(&self) -> Vec<Arc<Further>> {
         let there = |slot: &Slot| match slot {
             Slot::There(further) => Some(further.clone()),
             Slot::Coming => None,
         };
         self.table().values().filter_map(there).collect()
+    }
+
+    /// Each with the process in the guest that it began with.
+    pub(super) fn running(&self) -> Vec<(String, u32)> {
+        let all = self.all().into_iter();
+        all.map(|further| (further.id().to_owned(), further.process().pid())).collect()
     }
 
     /// Sends the commands of all a signal.
@@ -124,6 +131,11 @@ impl Further {
     /// Its id in the guest, which is its name.
     fn id(&self) -> &str {
         &self.there.id
+    }
+
+    /// As the VM knows it.
+    pub(super) fn container(&self) -> &Container {
+        &self.container
     }
 
     fn process(&self) -> &Process {

@@ -96,7 +96,8 @@ async fn bring_up(monitor: &Arc<Monitor>, order: ContainerOrder) -> Result<Begun
         log_base: [0, 0],
     };
     let (init, recording) = if order.detached {
-        let log = open_log(&monitor.root.container_logs(sandbox.name(), &name), &name, order.log)?;
+        let of = Some(name.as_str());
+        let log = open_log(&monitor.root, sandbox.name(), of, order.log, order.when_full)?;
         let desk = InputDesk::of(process.take_stdin());
         let outputs = [process.take_stdout(), process.take_stderr()];
         let recording = Recording::begin(log, there.log_base, order.when_full, outputs);

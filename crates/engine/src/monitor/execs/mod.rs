@@ -104,6 +104,12 @@ impl Execs {
         }
     }
 
+    /// Each by its container, none for the sandbox's own, and its process in the guest.
+    pub(super) fn running(&self) -> Vec<(Option<String>, u32)> {
+        let table = self.table();
+        table.values().map(|exec| (exec.saved.container.clone(), exec.saved.pid)).collect()
+    }
+
     /// Waits until the commands in a container have ended, each at most for `limit`.
     pub(super) async fn settle(&self, container: &str, limit: Duration) {
         let of_it = |exec: &&Arc<Exec>| exec.container() == Some(container);

@@ -190,6 +190,13 @@ fn sandbox_table() -> ApiRouter<Arc<Monitor>> {
             ),
         )
         .api_route(
+            "/v1/drift",
+            get_with(
+                sandbox::drift,
+                is("drift", "Says where what is written down and what there is differ."),
+            ),
+        )
+        .api_route(
             "/v1/update",
             post_with(sandbox::update, is("update", "Gives it more or less of something.")),
         )

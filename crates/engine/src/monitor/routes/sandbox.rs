@@ -10,6 +10,7 @@ use super::super::api::{
     Diagnostics, Exit, SandboxView, SignalRequest, SizeRequest, StopRequest, Update, Usage,
 };
 use super::{Answer, Shared};
+use crate::drift::Drift;
 use crate::error::Error;
 
 pub(super) async fn show(State(monitor): Shared) -> Json<SandboxView> {
@@ -41,11 +42,19 @@ pub(super) async fn size(State(monitor): Shared, Json(size): Json<SizeRequest>) 
 
 pub(super) async fn stats(State(monitor): Shared) -> Answer<Usage> {
     let ask_guest = !monitor.is_paused();
-    Ok(Json(monitor.alive()?.usage(ask_guest).await?))
+    let sandbox = monitor.alive()?;
+    let further = monitor.containers.all();
+    let further: Vec<_> = further.iter().map(|it| it.container()).collect();
+    Ok(Json(sandbox.usage(ask_guest, &further).await?))
 }
 
 pub(super) async fn diagnostics(State(monitor): Shared) -> Answer<Diagnostics> {
     Ok(Json(monitor.alive()?.diagnostics(!monitor.is_paused()).await))
+}
+
+pub(super) async fn drift(State(monitor): Shared) -> Answer<Vec<Drift>> {
+    monitor.alive()?;
+    Ok(Json(monitor.drift().await?))
 }
 
 pub(super) async fn update(
