@@ -9,7 +9,6 @@
 //! together under the ledger's own lock. The VM hands in its part ([`Recorder`]), the engine changes
 //! the rest; whoever writes one part writes all of them.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use coracle_uvm::{Recorder, RecordingError, VmRecord};
 
 use crate::error::Error;
 use crate::events::Event;
+use crate::points;
 use crate::projection;
 use crate::record::{SCHEMA, SandboxRecord};
 use crate::root::Root;
@@ -41,7 +41,6 @@ pub struct Ledger {
 struct Inner {
     root: Root,
     name: String,
-    points: Points,
     /// Held by whoever writes, from the change to the disk: what is written later is of later.
     driver: Mutex<FsDriver>,
     /// Held for moments only, so that nobody who looks waits for the disk.
@@ -133,7 +132,6 @@ impl Ledger {
             inner: Arc::new(Inner {
                 root: root.clone(),
                 name,
-                points: Points::of_this_process(),
                 driver: Mutex::new(driver(root)),
                 record: Mutex::new(record),
             }),
@@ -178,7 +176,7 @@ impl Ledger {
             change(&mut held);
             (before, held.clone())
         };
-        inner.points.pass()?;
+        points::pass()?;
         let (sandbox, containers) = projection::project(&record);
         let mut own = OwnRecord::default();
         let member = serde_json::to_value(&record)
@@ -188,7 +186,7 @@ impl Ledger {
             Save { sandbox: &sandbox, containers: &containers, record: Some(&own), only_if: None };
         driver.save(by, save).map_err(|source| failed("write", &inner.name, source))?;
         // What is written is written: dying is all that can still happen.
-        let _ = inner.points.pass();
+        let _ = points::pass();
         if let Some(event) = Event::between(Some(&before), &record) {
             event.append(&inner.root);
         }
@@ -205,44 +203,5 @@ impl Ledger {
 impl Recorder for Ledger {
     async fn record(&self, vm: VmRecord) -> Result<(), RecordingError> {
         self.update(move |record| record.vm = Some(vm)).await.map_err(Into::into)
-    }
-}
-
-/// The points between which a monitor may die: before and after each write. A test names a file in the
-/// first monitor's environment; it has the monitor killed at the point whose number it writes there, or
-/// the write refused (`fail NUMBER`).
-#[derive(Debug)]
-struct Points {
-    script: Option<PathBuf>,
-}
-
-impl Points {
-    const VARIABLE: &str = "CORACLE_TEST_POINTS";
-
-    fn of_this_process() -> Self {
-        Self { script: std::env::var_os(Self::VARIABLE).map(PathBuf::from) }
-    }
-
-    /// Counts the file's number down; at zero the process dies as by SIGKILL from outside, or the write
-    /// is refused as by a disk.
-    fn pass(&self) -> Result<(), Error> {
-        let Some(path) = &self.script else { return Ok(()) };
-        let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
-        let (verb, number) = text.trim().rsplit_once(' ').unwrap_or(("die", text.trim()));
-        let Ok(left) = number.parse::<u64>() else { return Ok(()) };
-        if left > 0 {
-            // Whoever counts must not read half of it.
-            let next = path.with_extension("next");
-            let _ = std::fs::write(&next, format!("{verb} {}", left - 1));
-            let _ = std::fs::rename(&next, path);
-            return Ok(());
-        }
-        let _ = std::fs::remove_file(path);
-        if verb == "fail" {
-            return Err(Error::Injected);
-        }
-        let ourselves = rustix::process::getpid();
-        let _ = rustix::process::kill_process(ourselves, rustix::process::Signal::KILL);
-        Ok(())
     }
 }

@@ -39,6 +39,7 @@ pub mod monitor;
 pub mod network;
 pub mod oci;
 pub mod plug;
+mod points;
 pub mod process;
 pub mod progress;
 pub mod projection;

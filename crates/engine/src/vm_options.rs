@@ -7,6 +7,7 @@ use coracle_uvm::User;
 use coracle_uvm::options::{ColdDisk, HostOptions, KeeperPlacement, OptionsLcow, ShareServers};
 
 use crate::ledger::Ledger;
+use crate::points;
 use crate::root::Root;
 use crate::spec::SandboxSpec;
 
@@ -61,6 +62,7 @@ pub(crate) fn outlive_us(
     ledger: &Ledger,
 ) {
     host.die_with_owner = false;
+    host.effects = points::effects();
     spec.tuning.tune(root.cgroup(name), host);
     host.recorder = Some(Arc::new(ledger.clone()));
     let Some(program) = &spec.helper else { return };

@@ -386,6 +386,11 @@ pub enum UvmError {
 }
 
 impl UvmError {
+    /// Whether something is half out: the guest let go of it, and the host did not.
+    pub fn is_half_removed(&self) -> bool {
+        matches!(self, Self::Modify { source: ModifyError::Removing(_), .. })
+    }
+
     /// What a person can do about it, where that is known.
     pub fn help(&self) -> Option<String> {
         match self {

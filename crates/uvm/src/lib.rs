@@ -63,7 +63,7 @@ pub mod vpci;
 mod vpmem;
 pub mod windows;
 
-pub use coracle_vmm::{Accel, User, cgroup};
+pub use coracle_vmm::{Accel, User, cgroup, effect};
 pub use errors::{Result, UvmError};
 pub use lifecycle::{KeeperStartError, UnexpectedExit, UtilityVm, bury};
 pub use pipe::PipeMount;

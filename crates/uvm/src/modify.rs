@@ -158,6 +158,7 @@ impl Machine {
         resource: Resource,
     ) -> Result<(), ModifyError> {
         let guest = self.guest().ok_or(ModifyError::NoGuest)?;
+        self.host.effects.announce("guest.modify").map_err(ModifyError::Host)?;
         let plan = plan(verb, Halves { host: false, guest: true }, true);
         let vm = ContainerId::vm();
         let asked = guest.modify(&vm, verb, &resource);

@@ -267,6 +267,12 @@ impl Networks {
             match vm.remove_endpoints_from_ns(networks.namespace(), &described).await {
                 Ok(()) | Err(UvmError::NetNsNotFound) => {}
                 Err(source) => {
+                    if source.is_half_removed() {
+                        // The guest has it no more, the host still has. Whoever tries again, or takes
+                        // over, finishes it.
+                        networks.set_in_vm(&network, false);
+                        networks.note().await;
+                    }
                     let source = Box::new(source);
                     return Err(Error::Endpoint { what: "detach", network, source });
                 }
@@ -274,6 +280,13 @@ impl Networks {
             networks.leave(&network).await
         });
         done.await.unwrap_or(Err(Error::Interrupted))
+    }
+
+    fn set_in_vm(&self, network: &str, in_vm: bool) {
+        let mut table = self.locked();
+        if let Some(entry) = table.iter_mut().find(|entry| entry.network == network) {
+            entry.in_vm = in_vm;
+        }
     }
 
     /// Leaves one network on the host; the VM has let go of it, or is gone.
@@ -308,7 +321,8 @@ impl Networks {
     /// The cards of the sandbox, and the network each is on.
     pub fn list(&self) -> Vec<Attached> {
         let table = self.locked();
-        table.iter().flat_map(|entry| entry.cards.iter().map(|card| card.shown.clone())).collect()
+        let there = table.iter().filter(|entry| entry.in_vm);
+        there.flat_map(|entry| entry.cards.iter().map(|card| card.shown.clone())).collect()
     }
 
     /// What the sandbox has sent and received by each card, as the sandbox sees it. QEMU's own network

@@ -135,15 +135,15 @@ impl Plugs {
         let done = tokio::spawn(async move {
             let outcome = match plugs.write_down().await {
                 Ok(()) => plugs.hide_and_unplug(&plugged, handle).await,
-                Err(error) => Err((handle, error)),
+                Err(error) => Err((handle, error, false)),
             };
             let outcome = match outcome {
                 Ok(()) => {
                     plugs.locked().forget(number);
                     Ok(plugged)
                 }
-                Err((handle, error)) => {
-                    plugs.locked().put_back(number, handle);
+                Err((handle, error, is_leaving)) => {
+                    plugs.locked().put_back(number, handle, is_leaving);
                     Err(error)
                 }
             };
@@ -153,37 +153,42 @@ impl Plugs {
         done.await.unwrap_or(Err(Error::Interrupted))
     }
 
+    /// On failure, says also whether it is half out.
     async fn hide_and_unplug(
         &self,
         plugged: &Plugged,
         handle: Handle,
-    ) -> Result<(), (Handle, Error)> {
+    ) -> Result<(), (Handle, Error, bool)> {
         let containers = self.running();
         if let Some(destination) = &plugged.spec.destination {
             for (n, container) in containers.iter().enumerate() {
                 if let Err(source) = self.vm.hide_in_container(container, destination).await {
                     let error = plug_error("hide in the container", &plugged.spec, source);
                     // This one sees it still: shown again, it would see it twice.
-                    self.show_again(plugged, &containers[..n]).await;
-                    return Err((handle, error));
+                    let is_seen = self.show_again(plugged, &containers[..n]).await;
+                    return Err((handle, error, !is_seen));
                 }
             }
         }
         let detached = handle.detach(&self.vm).await;
         let Err((handle, source)) = detached else { return Ok(()) };
-        self.show_again(plugged, &containers).await;
-        Err((handle, plug_error("take out", &plugged.spec, source)))
+        // The guest may have let go of it already.
+        let is_seen = self.show_again(plugged, &containers).await;
+        Err((handle, plug_error("take out", &plugged.spec, source), !is_seen))
     }
 
-    /// Shows containers again what could not be taken out: it is there still.
-    async fn show_again(&self, plugged: &Plugged, containers: &[String]) {
-        let Some(destination) = &plugged.spec.destination else { return };
+    /// Shows containers again what could not be taken out. False if it is not there any more.
+    async fn show_again(&self, plugged: &Plugged, containers: &[String]) -> bool {
+        let Some(destination) = &plugged.spec.destination else { return true };
+        let mut is_seen = true;
         for container in containers {
             let shown = self.show(container, &plugged.spec, &plugged.guest_path, destination).await;
             if let Err(error) = shown {
                 tracing::error!(container, destination, %error, "cannot show it again");
+                is_seen = false;
             }
         }
+        is_seen
     }
 
     async fn show(
@@ -225,7 +230,7 @@ impl Plugs {
     pub(crate) fn mounts(&self) -> Vec<(String, String, bool)> {
         let seen = |plugged: Plugged| {
             let read_only = plugged.spec.read_only;
-            if plugged.spec.is_block_device() {
+            if plugged.spec.is_block_device() || plugged.state == table::LEAVING {
                 return None;
             }
             Some((plugged.guest_path, plugged.spec.destination?, read_only))

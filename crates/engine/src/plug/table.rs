@@ -12,7 +12,12 @@ struct Entry<H> {
     plugged: Plugged,
     /// None while somebody is at work on it.
     handle: Option<H>,
+    /// Taking it out came to nothing half-way: no container sees it any more.
+    is_leaving: bool,
 }
+
+/// What is said of one that is half out.
+pub(crate) const LEAVING: &str = "half out: remove it again";
 
 /// The table.
 #[derive(Debug)]
@@ -71,7 +76,7 @@ impl<H> Table<H> {
         let entry = |plug: &SavedPlug| {
             let found = handle(plug.handle.as_ref()?)?;
             let plugged = plug.plugged.clone();
-            Some(Entry { number: plug.number, plugged, handle: Some(found) })
+            Some(Entry { number: plug.number, plugged, handle: Some(found), is_leaving: false })
         };
         Self { entries: saved.iter().filter_map(entry).collect(), counter }
     }
@@ -81,7 +86,8 @@ impl<H> Table<H> {
         let save = |entry: &Entry<H>| SavedPlug {
             number: entry.number,
             plugged: entry.plugged.clone(),
-            handle: entry.handle.as_ref().map(&id),
+            // Whoever takes over finishes what is half out.
+            handle: entry.handle.as_ref().filter(|_| !entry.is_leaving).map(&id),
         };
         self.entries.iter().map(save).collect()
     }
@@ -101,7 +107,7 @@ impl<H> Table<H> {
             slot: None,
             state: "arriving".to_owned(),
         };
-        self.entries.push(Entry { number: self.counter, plugged, handle: None });
+        self.entries.push(Entry { number: self.counter, plugged, handle: None, is_leaving: false });
         Ok(self.counter)
     }
 
@@ -150,9 +156,10 @@ impl<H> Table<H> {
     }
 
     /// Puts a handle back: taking the thing out has failed and can be tried again.
-    pub(crate) fn put_back(&mut self, number: u64, handle: H) {
+    pub(crate) fn put_back(&mut self, number: u64, handle: H, is_leaving: bool) {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.number == number) {
             entry.handle = Some(handle);
+            entry.is_leaving = is_leaving;
         }
     }
 
@@ -161,7 +168,8 @@ impl<H> Table<H> {
         let with_state = |entry: &Entry<H>| {
             let mut plugged = entry.plugged.clone();
             if let Some(handle) = &entry.handle {
-                plugged.state = state(handle).to_owned();
+                let state = if entry.is_leaving { LEAVING } else { state(handle) };
+                plugged.state = state.to_owned();
             }
             plugged
         };
@@ -213,7 +221,12 @@ mod tests {
         let (number, _, handle) = table.take(Kind::Disk, "/n").unwrap();
         assert_eq!(handle, 1);
         assert_eq!(table.take(Kind::Disk, "/n").unwrap_err(), Refusal::Busy);
-        table.put_back(number, handle);
+        table.put_back(number, handle, true);
+        let list = table.list(|_| "ok");
+        let states: Vec<&str> = list.iter().map(|there| there.state.as_str()).collect();
+        assert_eq!(states, ["ok", LEAVING, "ok"]);
+        let saved = table.save(|n| HandleId::Disk(*n as u64));
+        assert!(!saved[1].is_there() && saved[0].is_there(), "the next monitor finishes it");
         assert!(table.take(Kind::Disk, "/n").is_ok());
         table.forget(number);
         assert_eq!(table.take(Kind::Disk, "/a").unwrap().2, 0);

@@ -43,7 +43,8 @@ impl UtilityVm {
     /// [`UvmError::Adopt`] when the VM is gone or is not that one; [`UvmError::OtherGuest`];
     /// [`UvmError::GuestSilent`] after [`HostOptions::start_timeout`]. The VM goes on.
     pub async fn adopt(record: &VmRecord, host: HostOptions) -> Result<Self> {
-        Self::adopt_with(Arc::new(Qemu::new()), record, host).await
+        let qemu = Qemu::new().with_effects(host.effects.clone());
+        Self::adopt_with(Arc::new(qemu), record, host).await
     }
 
     /// Takes over a VM on this machine monitor.

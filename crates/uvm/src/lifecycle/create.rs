@@ -42,6 +42,7 @@ impl UtilityVm {
             Some(folder) => Qemu::new().with_verdicts(folder),
             None => Qemu::new(),
         };
+        let qemu = qemu.with_effects(opts.host.effects.clone());
         Self::create_lcow_with(Arc::new(qemu), opts).await
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_vmm::effect::Effects;
 use coracle_vmm::{Accel, DiskCache, User};
 
 use crate::record::Recorder;
@@ -71,6 +72,8 @@ pub struct HostOptions {
     pub root_filesystem: String,
     /// Where the VM is written down, so that it can be adopted when this process dies. None: nowhere.
     pub recorder: Option<Arc<dyn Recorder>>,
+    /// Who hears of each change of the host and the guest before it happens; for tests.
+    pub effects: Effects,
     /// The limit for create. Default 4 minutes, or `HCSSHIM_TIMEOUT_SYSTEMCREATE` in seconds.
     pub create_timeout: Duration,
     /// The limit for everything start does. Default 2 minutes, or
@@ -109,6 +112,7 @@ impl Default for HostOptions {
             hostname: None,
             root_filesystem: "erofs".to_owned(),
             recorder: None,
+            effects: Effects::default(),
             create_timeout: seconds(variable("HCSSHIM_TIMEOUT_SYSTEMCREATE"), 240),
             start_timeout: seconds(variable("HCSSHIM_TIMEOUT_SYSTEMSTART"), 120),
             device_timeout: Duration::from_secs(30),

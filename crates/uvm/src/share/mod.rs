@@ -347,6 +347,8 @@ impl Machine {
     /// Makes a program a part of the VM: its environment says so, and it runs in the VM's control
     /// group, if there is one.
     fn make_part(&self, command: &mut tokio::process::Command, name: &str) {
+        // Nothing to be undone here: it can only be died of.
+        drop(self.host.effects.announce("server.spawn"));
         let (variable, value) = self.part(name);
         command.env(variable, value);
         let Some(group) = &self.vm.identity().cgroup else { return };
