@@ -26,16 +26,23 @@ impl Live {
     /// # Errors
     /// It does not boot.
     pub async fn boot(coracle: &Path, guest: &Path) -> Result<Live> {
+        Self::boot_with(coracle, guest, true).await
+    }
+
+    /// The same; `dies` says whether it dies with this process.
+    ///
+    /// # Errors
+    /// It does not boot.
+    pub async fn boot_with(coracle: &Path, guest: &Path, dies: bool) -> Result<Live> {
         let dir = tempfile::tempdir()?;
         let mut options = OptionsLcow::with_boot_files("", "bench", guest);
         options.options.memory_size_in_mb = 512;
         options.options.processor_count = 1;
         options.host.run_dir = Some(dir.path().join("vm"));
         options.host.share_memory = true;
+        options.host.die_with_owner = dies;
         options.host.accelerator = coracle_uvm::Accel::Tcg;
-        let keeper = coracle.to_str().context("the command's path is no text")?;
-        options.host.keeper =
-            KeeperPlacement::Process(vec![keeper.to_owned(), "keeper".to_owned()]);
+        options.host.keeper = keeper(coracle)?;
         options.host.cold_disks = vec![ColdDisk {
             serial: "root".to_owned(),
             file: Arc::new(File::open(guest.join("rootfs.erofs"))?.into()),
@@ -85,6 +92,15 @@ impl Live {
         let process = container.create_process(&piped(stdin)).await?;
         Ok((container, process))
     }
+}
+
+/// The keeper as a process of its own.
+///
+/// # Errors
+/// The command's path is no text.
+pub fn keeper(coracle: &Path) -> Result<KeeperPlacement> {
+    let program = coracle.to_str().context("the command's path is no text")?;
+    Ok(KeeperPlacement::Process(vec![program.to_owned(), "keeper".to_owned()]))
 }
 
 /// One more process in a container.

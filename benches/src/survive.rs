@@ -10,8 +10,10 @@ use coracle_engine::monitor;
 use coracle_engine::monitor::api::Order;
 use coracle_engine::root::Root;
 use coracle_engine::{Accel, RootFs, SandboxSpec, ledger};
+use coracle_uvm::UtilityVm;
+use coracle_uvm::options::HostOptions;
 
-use crate::live::Live;
+use crate::live::{Live, keeper};
 use crate::memory;
 use crate::table::{Budget, Row, Samples};
 
@@ -82,10 +84,11 @@ pub async fn measure(coracle: &Path, guest: &Path) -> Result<Vec<Row>> {
     let name = "bench";
     rows.push(start_against_plain(&ground, coracle, guest).await?);
     ground.start(name)?;
-    rows.push(take_over(&ground, name).await?);
+    let alone = reconnect(coracle, guest).await?;
+    rows.extend(take_over(&ground, name, &alone).await?);
     rows.extend(exec_beside_ping(&ground, name, coracle, guest).await?);
     let budgets =
-        [("monitor", ground.monitor(name)?, 12.0), ("keeper", keeper(&ground, name)?, 4.0)];
+        [("monitor", ground.monitor(name)?, 12.0), ("keeper", keeper_of(&ground, name)?, 4.0)];
     for (what, pid, most) in budgets {
         rows.push(Row {
             what: format!("{what} of a detached sandbox"),
@@ -100,8 +103,29 @@ pub async fn measure(coracle: &Path, guest: &Path) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// The control socket and the guest connected again, to the guest's first answer: what no runtime can do
+/// without.
+async fn reconnect(coracle: &Path, guest: &Path) -> Result<Samples> {
+    let live = Live::boot_with(coracle, guest, false).await?;
+    let (mut vm, mut samples) = (live.vm.clone(), Samples::default());
+    drop(live.vm);
+    for _ in 0..ROUNDS {
+        let record = vm.record();
+        drop(vm);
+        // Until it is let go of.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let host = HostOptions { keeper: keeper(coracle)?, ..HostOptions::default() };
+        let began = Instant::now();
+        vm = UtilityVm::adopt(&record, host).await?;
+        vm.guest_state().await?;
+        samples.add(began.elapsed());
+    }
+    vm.close().await?;
+    Ok(samples)
+}
+
 /// From SIGKILL to the first answer of the next monitor.
-async fn take_over(ground: &Ground, name: &str) -> Result<Row> {
+async fn take_over(ground: &Ground, name: &str, alone: &Samples) -> Result<Vec<Row>> {
     let client = Client::find(&ground.root(), name)?;
     client.show().await?;
     let mut whole = Samples::default();
@@ -115,13 +139,22 @@ async fn take_over(ground: &Ground, name: &str) -> Result<Row> {
         // As quiet as before.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Ok(Row {
+    let (ours, theirs) = (whole.median(), alone.median());
+    let answered = Row {
         what: "adoption, from SIGKILL to the first answer".to_owned(),
-        value: whole.median(),
+        value: ours,
         unit: "ms",
         budget: Budget::None,
         detail: format!("slowest of {ROUNDS} {:.0} ms", whole.quantile(1.0)),
-    })
+    };
+    let ratio = Row {
+        what: "the same vs. connecting control socket and guest alone".to_owned(),
+        value: ours / theirs,
+        unit: "x",
+        budget: Budget::AtMost(3.0),
+        detail: format!("{ours:.0} against {theirs:.0} ms"),
+    };
+    Ok(vec![answered, ratio])
 }
 
 async fn exec_beside_ping(
@@ -244,7 +277,7 @@ fn many_at_once(coracle: &Path, guest: &Path) -> Result<Row> {
     })
 }
 
-fn keeper(ground: &Ground, name: &str) -> Result<u32> {
+fn keeper_of(ground: &Ground, name: &str) -> Result<u32> {
     let record = ledger::read(&ground.root(), name)?.context("nothing is written down of it")?;
     let vm = record.vm.context("it has no VM")?;
     Ok(vm.keeper().context("it has no keeper")?.pid)

@@ -160,6 +160,13 @@ fn containers_share_a_sandbox_and_nothing_else_and_outlive_its_monitors() {
         assert!(kata.join(name).join("persist.json").exists(), "Kata's reader sees no {name}");
     }
 
+    // They are neighbours on one host.
+    let serve = "echo hello > /index.html; exec httpd -f -p 80 -h /";
+    pod.run(&["run", "-d", "--in", "@", "--name", "www", "--", "sh", "-c", serve]);
+    let fetch = ["exec", "@", "--", "wget", "-qO-", "http://127.0.0.1/index.html"];
+    until("it serves", || pod.output(&fetch).stdout == b"hello\n");
+    pod.run(&["rm", "-f", "@/www"]);
+
     // They go one by one, by force if need be, and by themselves.
     pod.run(&["rm", "@/db", "@/alone"]);
     pod.run(&["run", "-d", "--in", "@", "--name", "long", "--", "sleep", "1000"]);

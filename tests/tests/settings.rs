@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -58,6 +59,19 @@ fn settings_have_their_effect_on_the_vm_its_process_and_its_guest_and_outlive_th
     }
     let plugged = format!("{}:/dev/first", first.display());
     words.extend(["--disk", &plugged]);
+    // A virtiofsd of one's own, which tells that it was called.
+    let (daemon, told) = (place.root().join("daemon"), place.root().join("told"));
+    let real = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];
+    let real = real.into_iter().find(|path| Path::new(path).exists()).unwrap();
+    let script = format!("#!/bin/sh\necho $$ >> {}\nexec {real} \"$@\"\n", told.display());
+    fs::write(&daemon, script).unwrap();
+    fs::set_permissions(&daemon, fs::Permissions::from_mode(0o755)).unwrap();
+    let daemon = format!("VirtioFSDaemon={}", daemon.display());
+    let extra = r#"VirtioFSExtraArgs=["-o", "log_level=err"]"#;
+    words.extend(["--set", &daemon, "--set", "VirtioFSCache=none", "--set", extra]);
+    let tree = tempfile::tempdir().unwrap();
+    let shared = format!("{}:/shared", tree.path().display());
+    words.extend(["--volume", &shared]);
     let output = place.coracle(words).env("CORACLE_CONFIG", &config).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let set = Detached::named(&place, &name);
@@ -83,6 +97,13 @@ fn settings_have_their_effect_on_the_vm_its_process_and_its_guest_and_outlive_th
     set.kill_monitor();
     assert_eq!(set.view()["state"], "running", "whoever only looks waits for the next one");
     set.run(&["disk", "add", "@", second.to_str().unwrap(), "/dev/second"]);
+    set.run(&["share", "add", "@", tree.path().to_str().unwrap(), "/later"]);
+    let served = fs::read_to_string(&told).unwrap();
+    assert_eq!(served.lines().count(), 2, "{served}");
+    for pid in served.lines() {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+        assert!(line.contains("cache=none\0-o\0log_level=err"), "{line}");
+    }
     assert!(is_direct(vm, &second));
     let seen = set.sh("echo written > /dev/second; sync; head -c 7 /dev/second");
     assert_eq!(seen, "written");

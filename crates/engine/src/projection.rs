@@ -139,6 +139,12 @@ fn tuning(tuning: &Tuning, vmm: &mut model::HypervisorConfig) {
         Some(file) => file.display().to_string(),
         None => String::new(),
     };
+    let virtiofs = &tuning.virtiofs;
+    vmm.virtio_fs_daemon =
+        virtiofs.program.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    vmm.virtio_fs_cache = virtiofs.cache.name().to_owned();
+    vmm.virtio_fs_extra_args =
+        Some(virtiofs.extra_args.clone()).filter(|arguments| !arguments.is_empty());
     vmm.enable_io_threads = tuning.io_thread;
     vmm.huge_pages = tuning.huge_pages;
     vmm.mlock = tuning.lock_memory;

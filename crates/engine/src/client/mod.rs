@@ -5,6 +5,7 @@ mod error;
 mod exec;
 mod input;
 mod line;
+mod plugs;
 
 use std::fs;
 use std::io;
@@ -22,9 +23,8 @@ use tokio::net::UnixStream;
 
 use crate::ledger;
 use crate::monitor::api::{
-    AttachRequest, Attached, Command, Diagnostics, Drift, Exit, Failure, Kind, LeaveRequest,
-    PlugSpec, Plugged, RemoveRequest, SandboxView, SignalRequest, Started, StopRequest, Update,
-    Usage,
+    Command, Diagnostics, Drift, Exit, Failure, SandboxView, SignalRequest, Started, StopRequest,
+    Update, Usage,
 };
 use crate::monitor::{API_SOCKET, wake};
 use crate::record::SandboxRecord;
@@ -254,58 +254,6 @@ impl Client {
         self.post(if paused { "/v1/pause" } else { "/v1/resume" }, &()).await
     }
 
-    /// What is plugged in.
-    ///
-    /// # Errors
-    /// The monitor cannot be asked.
-    pub async fn plugs(&self) -> Result<Vec<Plugged>, ClientError> {
-        self.get("/v1/plugs").await
-    }
-
-    /// Plugs something in.
-    ///
-    /// # Errors
-    /// It cannot be plugged in; the monitor cannot be asked.
-    pub async fn plug(&self, spec: &PlugSpec) -> Result<Plugged, ClientError> {
-        self.post("/v1/plugs", spec).await
-    }
-
-    /// Takes something out.
-    ///
-    /// # Errors
-    /// It is not there or is not let go of; the monitor cannot be asked.
-    pub async fn unplug(&self, kind: Kind, key: &str) -> Result<Plugged, ClientError> {
-        self.post("/v1/plugs/remove", &RemoveRequest { kind, key: key.to_owned() }).await
-    }
-
-    /// The networks it is on.
-    ///
-    /// # Errors
-    /// The monitor cannot be asked.
-    pub async fn networks(&self) -> Result<Vec<Attached>, ClientError> {
-        self.get("/v1/networks").await
-    }
-
-    /// Puts it on one more network.
-    ///
-    /// # Errors
-    /// It cannot be; the monitor cannot be asked.
-    pub async fn attach_network(
-        &self,
-        request: &AttachRequest,
-    ) -> Result<Vec<Attached>, ClientError> {
-        self.post("/v1/networks", request).await
-    }
-
-    /// Takes it off a network.
-    ///
-    /// # Errors
-    /// It is not on it or is not let go of; the monitor cannot be asked.
-    pub async fn detach_network(&self, network: &str) -> Result<(), ClientError> {
-        let asked = LeaveRequest { network: network.to_owned() };
-        self.post("/v1/networks/remove", &asked).await
-    }
-
     /// Starts a further command.
     ///
     /// # Errors
@@ -315,11 +263,11 @@ impl Client {
         Ok(RemoteExec::new(self.clone(), started))
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.ask::<(), T>(Method::GET, path, None).await
     }
 
-    async fn post<B: Serialize, T: DeserializeOwned>(
+    pub(super) async fn post<B: Serialize, T: DeserializeOwned>(
         &self,
         path: &str,
         body: &B,

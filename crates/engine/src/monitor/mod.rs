@@ -32,6 +32,7 @@ mod keep;
 mod output;
 mod routes;
 pub mod streams;
+mod verbs;
 mod wake;
 
 use std::path::Path;
@@ -45,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::ledger::Ledger;
-use crate::life::{Event, Stage};
+use crate::life::Stage;
 use crate::logs::{Limits, Log, Stream, WhenFull};
 use crate::process::Process;
 use crate::progress::OnProgress;
@@ -55,7 +56,6 @@ use crate::root::Root;
 use crate::run_dir::RunDir;
 use crate::sandbox::{Launch, Sandbox, sweep_all};
 use crate::timeline::Timeline;
-use crate::update::Update;
 pub use adopt::adopt;
 pub use again::start;
 use api::{Order, SandboxView};
@@ -334,108 +334,4 @@ async fn attend(root: &Root, running: Running, cancel: CancellationToken) -> Res
         tokio::time::sleep(SOON).await;
     }
     outcome
-}
-
-impl Monitor {
-    /// Asks for the command's end, written down first: a fresh monitor goes on with it. What cannot be
-    /// written down is done all the same: whoever stops a sandbox may do so because the disk is full.
-    async fn ask_to_stop(&self, limit: Duration) -> Result<(), Error> {
-        let seconds = limit.as_secs();
-        let moved = self.move_to(Event::Stop, move |record| record.patience = Some(seconds)).await;
-        match moved {
-            Err(error @ Error::State { .. }) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "cannot write down that it is to stop");
-                self.ledger.amend(|record| {
-                    (record.stage, record.patience) = (Stage::Stopping, Some(seconds));
-                });
-                self.stage.send_replace(Stage::Stopping);
-            }
-            other => other?,
-        }
-        self.stop.send_replace(Some(limit));
-        Ok(())
-    }
-
-    /// Writes down a change of stage, and makes it. What is written down decides: the command may just
-    /// have ended.
-    async fn move_to(
-        &self,
-        event: Event,
-        change: impl FnOnce(&mut SandboxRecord) + Send + 'static,
-    ) -> Result<(), Error> {
-        let not_running = || Error::NotRunning { name: self.sandbox.name().to_owned() };
-        let wanted = self.stage.borrow().after(event).map_err(|_| not_running())?;
-        let moved = move |record: &mut SandboxRecord| {
-            if let Ok(next) = record.stage.after(event) {
-                record.stage = next;
-                change(record);
-            }
-        };
-        let before = self.ledger.look(|record| record.stage);
-        if let Err(error) = self.ledger.update(moved).await {
-            self.ledger.amend(|record| record.stage = before);
-            return Err(error);
-        }
-        if self.ledger.look(|record| record.stage) != wanted {
-            return Err(not_running());
-        }
-        self.stage.send_replace(wanted);
-        Ok(())
-    }
-
-    /// The sandbox, if its VM is up, paused or not.
-    fn alive(&self) -> Result<&Sandbox, Error> {
-        match *self.stage.borrow() {
-            Stage::Running | Stage::Paused | Stage::Stopping => Ok(&self.sandbox),
-            Stage::Created | Stage::Creating | Stage::Exited | Stage::Removing => {
-                Err(Error::NotRunning { name: self.sandbox.name().to_owned() })
-            }
-        }
-    }
-
-    /// The sandbox, if its guest can be asked.
-    fn live(&self) -> Result<&Sandbox, Error> {
-        match *self.stage.borrow() {
-            Stage::Running | Stage::Stopping => Ok(&self.sandbox),
-            Stage::Paused => Err(Error::Paused { name: self.sandbox.name().to_owned() }),
-            Stage::Created | Stage::Creating | Stage::Exited | Stage::Removing => {
-                Err(Error::NotRunning { name: self.sandbox.name().to_owned() })
-            }
-        }
-    }
-
-    fn is_paused(&self) -> bool {
-        *self.stage.borrow() == Stage::Paused
-    }
-
-    /// Pauses the VM, or lets it go on. One that is being stopped is not paused any more.
-    async fn set_paused(&self, paused: bool) -> Result<(), Error> {
-        let sandbox = self.alive()?;
-        if *self.stage.borrow() == Stage::Stopping {
-            return Err(Error::NotRunning { name: sandbox.name().to_owned() });
-        }
-        // Written down first: that is how a fresh monitor makes it.
-        let event = if paused { Event::Pause } else { Event::Resume };
-        self.move_to(event, |_| {}).await?;
-        if let Err(error) = sandbox.set_paused(paused).await {
-            let undo = if paused { Event::Resume } else { Event::Pause };
-            self.move_to(undo, |_| {}).await?;
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    async fn update(&self, update: &Update) -> Result<(), Error> {
-        self.live()?.update(update).await
-    }
-
-    fn view(&self) -> SandboxView {
-        let mut view = self.ledger.look(SandboxRecord::view);
-        view.state = *self.stage.borrow();
-        view.exit_code = *self.exit.borrow();
-        view.plugs = self.sandbox.plugs().list();
-        view.networks = self.sandbox.networks().list();
-        view
-    }
 }

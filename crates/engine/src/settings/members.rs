@@ -1,7 +1,9 @@
 //! Every member of the two structs and what becomes of it.
 
+use std::path::PathBuf;
+
 use coracle_persist::model::{HypervisorConfig, SandboxConfig};
-use coracle_uvm::options::DiskCache;
+use coracle_uvm::options::{DiskCache, VirtioFsCache};
 use serde_json::Value;
 
 use crate::plug::{Kind, ShareType};
@@ -30,7 +32,6 @@ use Fate::{Always, Checked, Effect, Refused};
 
 const TEMPLATES: &str = "VMs are not made from templates";
 const FIXED_ROOM: &str = "the room for devices follows from what the sandbox may be given";
-const VIRTIOFSD: &str = "virtiofsd runs with options of ours; CORACLE_VIRTIOFSD names another one";
 const STORE: &str = "--device vhost-user-blk:SOCKET names the socket itself";
 const GUEST: &str = "kernel and initrd are made together: `coracle guest build`";
 const OTHER_VMM: &str = "it belongs to another VMM";
@@ -83,9 +84,14 @@ const VM: &[(&str, Fate<HypervisorConfig>)] = &[
         Effect(|from, to| to.tuning.entropy_source = Some(from.entropy_source.clone().into())),
     ),
     ("SharedFS", Checked(shared_fs)),
-    ("VirtioFSDaemon", Refused(VIRTIOFSD)),
-    ("VirtioFSCache", Refused(VIRTIOFSD)),
-    ("VirtioFSExtraArgs", Refused(VIRTIOFSD)),
+    ("VirtioFSDaemon", Checked(virtiofs_daemon)),
+    ("VirtioFSCache", Checked(virtiofs_cache)),
+    (
+        "VirtioFSExtraArgs",
+        Effect(|from, to| {
+            to.tuning.virtiofs.extra_args = from.virtio_fs_extra_args.clone().unwrap_or_default();
+        }),
+    ),
     ("FileBackedMemRootDir", Refused("shared memory is a memfd, which has no directory")),
     ("BlockDeviceCacheSet", Effect(disk_cache)),
     ("BlockDeviceCacheDirect", Checked(needs_cache_set)),
@@ -161,6 +167,25 @@ fn shared_fs(from: &HypervisorConfig, to: &mut SandboxSpec) -> Result<(), String
         }
         _ => Err("it is virtio-fs or virtio-9p".to_owned()),
     }
+}
+
+fn virtiofs_daemon(from: &HypervisorConfig, to: &mut SandboxSpec) -> Result<(), String> {
+    let path = PathBuf::from(&from.virtio_fs_daemon);
+    if !path.is_absolute() {
+        return Err("it is the absolute path of a virtiofsd".to_owned());
+    }
+    to.tuning.virtiofs.program = Some(path);
+    Ok(())
+}
+
+fn virtiofs_cache(from: &HypervisorConfig, to: &mut SandboxSpec) -> Result<(), String> {
+    to.tuning.virtiofs.cache = match from.virtio_fs_cache.as_str() {
+        "auto" => VirtioFsCache::Auto,
+        "always" => VirtioFsCache::Always,
+        "none" => VirtioFsCache::None,
+        _ => return Err("it is auto, always or none".to_owned()),
+    };
+    Ok(())
 }
 
 fn disk_cache(from: &HypervisorConfig, to: &mut SandboxSpec) {

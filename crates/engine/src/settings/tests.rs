@@ -68,6 +68,9 @@ fn every_member_with_an_effect_changes_what_the_sandbox_is_to_be() {
         "CPUFeatures=+pku,-vmx",
         "EntropySource=/dev/random",
         "SharedFS=virtio-9p",
+        "VirtioFSDaemon=/usr/libexec/virtiofsd",
+        "VirtioFSCache=always",
+        "VirtioFSExtraArgs=[\"-d\"]",
         "DisableBlockDeviceUse=true",
         "EnableIOThreads=true",
         "MemPrealloc=true",
@@ -128,6 +131,8 @@ fn bad_names_and_values_are_named() {
     assert_eq!(code("NumVCPUs=256"), "E-SETTING-VALUE");
     assert_eq!(code("NumVCPUs=-1"), "E-SETTING-VALUE");
     assert_eq!(code("CPUFeatures=pku"), "E-SETTING-VALUE");
+    assert_eq!(code("VirtioFSCache=never"), "E-SETTING-VALUE");
+    assert_eq!(code("VirtioFSDaemon=virtiofsd"), "E-SETTING-VALUE");
     assert_eq!(code("CPUFeatures=+a b"), "E-SETTING-VALUE");
     assert_eq!(code("SharedFS=nfs"), "E-SETTING-VALUE");
     assert_eq!(code("BlockDeviceCacheDirect=true"), "E-SETTING-VALUE");

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use coracle_uvm::options::{DiskCache, HostOptions, OwnCgroup};
+use coracle_uvm::options::{DiskCache, HostOptions, OwnCgroup, VirtioFsServer};
 use serde::{Deserialize, Serialize};
 
 use super::SettingsError;
@@ -26,6 +26,8 @@ pub struct Tuning {
     pub disk_cache: DiskCache,
     /// Neither disks nor persistent memory.
     pub no_disks: bool,
+    /// How directories are served by virtio-fs.
+    pub virtiofs: VirtioFsServer,
     /// A VM that cannot have a control group of its own is refused.
     pub own_cgroup: bool,
     /// The size of /dev/shm in containers, in bytes; none: 64 MiB.
@@ -41,6 +43,7 @@ impl Tuning {
         host.entropy_source.clone_from(&self.entropy_source);
         host.io_thread = self.io_thread;
         host.disk_cache = self.disk_cache;
+        host.virtiofs.clone_from(&self.virtiofs);
         host.cgroup = Some(OwnCgroup { path: cgroup, is_required: self.own_cgroup });
     }
 

@@ -98,6 +98,7 @@ impl UtilityVm {
             output: Mutex::new(None),
             keeper: Mutex::new(keeper),
             run_dir: Mutex::new(Some(RunDir::of_adopted(run_dir))),
+            while_held: Mutex::default(),
             abandoned: Notify::new(),
             start_abandoned: Notify::new(),
             recording: Semaphore::new(1),

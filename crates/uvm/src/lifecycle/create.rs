@@ -105,6 +105,7 @@ impl UtilityVm {
             output: Mutex::new(None),
             keeper: Mutex::new(keeper),
             run_dir: Mutex::new(Some(run_dir)),
+            while_held: Mutex::default(),
             abandoned: Notify::new(),
             start_abandoned: Notify::new(),
             capabilities: OnceLock::new(),

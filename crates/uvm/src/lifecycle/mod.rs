@@ -27,7 +27,7 @@ use coracle_bridge::client::GuestConnection;
 use coracle_bridge::message::GuestDefinedCapabilities;
 use coracle_vmm::{ExitReason, Vm};
 use tokio::sync::{Notify, OnceCell, Semaphore};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::counters::Counters;
 use crate::network::Spaces;
@@ -53,7 +53,8 @@ pub struct UnexpectedExit(pub ExitReason);
 ///
 /// Made by [`UtilityVm::create_lcow`]; started, used, ended by [`UtilityVm::close`]. Cloning gives
 /// another handle of the same VM. When the last handle goes without a close, the VM is closed in
-/// the background, unless it may outlive its owner ([`HostOptions::die_with_owner`]).
+/// the background, unless it may outlive its owner ([`HostOptions::die_with_owner`]): then it is let
+/// go of, and somebody else may adopt it.
 #[derive(Debug, Clone)]
 #[doc(alias = "UtilityVM")]
 pub struct UtilityVm {
@@ -115,6 +116,8 @@ pub(crate) struct Machine {
     output: Mutex<Option<JoinHandle<()>>>,
     keeper: Mutex<Option<keeper::RunningKeeper>>,
     run_dir: Mutex<Option<run_dir::RunDir>>,
+    /// What goes on only as long as somebody holds the VM.
+    while_held: Mutex<Vec<AbortHandle>>,
     /// The last handle is gone.
     abandoned: Notify,
     /// A start was given up half-way.

@@ -120,7 +120,7 @@ impl Machine {
     /// Logs what the guest says, connection after connection, until the VM ends.
     pub(super) fn take_log_again(self: &Arc<Self>, listener: ChannelListener) {
         let machine = self.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let handled = async {
                 while let Ok(stream) = listener.accept().await {
                     output::parse(stream, |entry| output::log(&machine.id, &entry)).await;
@@ -131,6 +131,7 @@ impl Machine {
                 _ = machine.life.until_exit() => {}
             }
         });
+        locked(&self.while_held).push(task.abort_handle());
     }
 
     /// Accepts the agent's one connection and agrees on a version with it.

@@ -47,6 +47,11 @@ impl Machine {
             if let Some(run_dir) = locked(&self.run_dir).take() {
                 run_dir.leave();
             }
+            // Its control socket takes one at a time, and its guest has one host.
+            self.release_guest();
+            *locked(&self.listeners) = super::Listeners::default();
+            locked(&self.output).take().inspect(tokio::task::JoinHandle::abort);
+            locked(&self.while_held).drain(..).for_each(|task| task.abort());
             return;
         }
         if let Err(error) = self.close().await {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use coracle_vmm::effect::Effects;
 use coracle_vmm::{Accel, DiskCache, User};
+use serde::{Deserialize, Serialize};
 
 use crate::record::Recorder;
 
@@ -17,6 +18,42 @@ pub struct OwnCgroup {
     pub path: PathBuf,
     /// A VM without one is refused; else the host may have none, or forbid it.
     pub is_required: bool,
+}
+
+/// How directories are served by virtio-fs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VirtioFsServer {
+    /// The program; none: the host's own virtiofsd.
+    pub program: Option<PathBuf>,
+    /// What the guest may keep of files in its memory.
+    pub cache: VirtioFsCache,
+    /// Arguments after ours, as they are.
+    pub extra_args: Vec<String>,
+}
+
+/// What a guest may keep in its memory of files that are shared with it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VirtioFsCache {
+    /// For a moment, and as long as a file is open.
+    #[default]
+    Auto,
+    /// For as long as it likes: for what nobody else changes.
+    Always,
+    /// Nothing.
+    None,
+}
+
+impl VirtioFsCache {
+    /// As virtiofsd has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::None => "none",
+        }
+    }
 }
 
 /// How the host runs the VM. The default suits a program that embeds one: everything in a run
@@ -45,6 +82,8 @@ pub struct HostOptions {
     pub max_memory_mib: u64,
     /// Who serves 9P shares.
     pub share_servers: ShareServers,
+    /// How directories are served by virtio-fs.
+    pub virtiofs: VirtioFsServer,
     /// Let servers of the host see the VM's memory: a virtio-fs share needs that.
     pub share_memory: bool,
     /// Make the VM's memory of the host's huge pages, as far as they are set aside
@@ -103,6 +142,7 @@ impl Default for HostOptions {
             io_thread: false,
             disk_cache: DiskCache::default(),
             share_servers: ShareServers::default(),
+            virtiofs: VirtioFsServer::default(),
             max_processors: 0,
             max_memory_mib: 0,
             share_memory: false,

@@ -22,7 +22,10 @@ pub use constants::{
     INITRD_FILE, KERNEL_FILE, MAX_VPMEM_COUNT, SCSI_LUNS, UNCOMPRESSED_KERNEL_FILE, VHD_FILE,
 };
 pub use defaults::{default_root, default_run_dir};
-pub use host::{ColdDisk, ColdMount, HostOptions, KeeperPlacement, OwnCgroup, ShareServers};
+pub use host::{
+    ColdDisk, ColdMount, HostOptions, KeeperPlacement, OwnCgroup, ShareServers, VirtioFsCache,
+    VirtioFsServer,
+};
 pub use output::{OutputHandler, OutputStream};
 
 /// What every utility VM has in common, whatever runs in it.

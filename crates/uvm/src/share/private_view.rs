@@ -21,6 +21,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 
 use super::ServerError;
+use crate::options::VirtioFsServer;
 
 /// What is served.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub(super) enum View {
 /// Starts virtiofsd, to accept at `listener`. `folder` is a place for the view, called `name`.
 pub(super) async fn spawn(
     mut command: Command,
+    options: &VirtioFsServer,
     folder: &Path,
     name: &str,
     listener: UnixListener,
@@ -52,7 +54,8 @@ pub(super) async fn spawn(
     let serve = |command: &mut Command, directory: &Path| {
         let mut source = OsString::from("source=");
         source.push(directory);
-        command.arg("-o").arg(source).args(["-o", "cache=auto"]);
+        let cache = format!("cache={}", options.cache.name());
+        command.arg("-o").arg(source).args(["-o", &cache]).args(&options.extra_args);
     };
     if let View::Plain(directory) = &view {
         serve(&mut command, directory);

@@ -255,7 +255,11 @@ impl Machine {
         tag: &str,
         view: View,
     ) -> Result<(Sidecar, OwnedFd), ServerError> {
-        let program = program()?;
+        let options = &self.host.virtiofs;
+        let program = match &options.program {
+            Some(given) => given.clone(),
+            None => program()?,
+        };
         let folder = self.channel.path();
         let socket = folder.join(format!("{tag}.sock"));
         let failed = |operation| {
@@ -271,7 +275,7 @@ impl Machine {
         let stream = stream?;
         let mut command = tokio::process::Command::new(&program);
         self.make_part(&mut command, tag);
-        let spawned = private_view::spawn(command, folder, tag, listener, view).await?;
+        let spawned = private_view::spawn(command, options, folder, tag, listener, view).await?;
         let sidecar = Sidecar::watch(spawned.0, spawned.1).map_err(|source| {
             ServerError::Spawn { command: program.display().to_string(), source }
         })?;

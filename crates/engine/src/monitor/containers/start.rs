@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::super::api::{ContainerOrder, StartedContainer};
+use super::super::api::{ContainerOrder, Started, StartedContainer};
 use super::super::input::InputDesk;
 use super::super::output::Recording;
 use super::super::{Monitor, execs, open_log};
@@ -13,6 +13,7 @@ use super::{Further, Init, Slot};
 use crate::error::Error;
 use crate::further::FurtherRecord;
 use crate::image::{self, RootImage};
+use crate::logs::Stream;
 use crate::progress::OnProgress;
 use crate::record::{ContainerRecord, SandboxRecord};
 use crate::sandbox::container::bundle;
@@ -58,18 +59,28 @@ async fn start_reserved(
             return Err(error);
         }
     };
+    // Before its end can be seen: it may be forgotten with that.
+    let exec = begun.further.started();
+    let record = monitor.further(&name)?;
     super::end::attend(monitor, begun);
-    monitor.started(&name)
+    Ok(StartedContainer { container: record.view(), nonce: record.order.nonce, exec })
+}
+
+impl Further {
+    /// What opens its streams, if they are its caller's.
+    fn started(&self) -> Option<Started> {
+        match &self.init {
+            Init::Streamed(exec) => Some(exec.started()),
+            Init::Logged(..) => None,
+        }
+    }
 }
 
 impl Monitor {
     /// What was told of a container when it had been started.
     pub(in crate::monitor) fn started(&self, name: &str) -> Result<StartedContainer, Error> {
         let record = self.further(name)?;
-        let exec = self.containers.get(name).and_then(|further| match &further.init {
-            Init::Streamed(exec) => Some(exec.started()),
-            Init::Logged(..) => None,
-        });
+        let exec = self.containers.get(name).and_then(|further| further.started());
         Ok(StartedContainer { container: record.view(), nonce: record.order.nonce, exec })
     }
 }
@@ -87,7 +98,7 @@ async fn bring_up(monitor: &Arc<Monitor>, order: ContainerOrder) -> Result<Begun
     let started =
         sandbox.start_further(&name, &image, order.read_only, &order.command, &resolved).await;
     let (container, mut process) = started?;
-    let there = ContainerRecord {
+    let mut there = ContainerRecord {
         id: name.clone(),
         bundle: bundle(&name),
         pid: Some(process.pid()),
@@ -98,6 +109,8 @@ async fn bring_up(monitor: &Arc<Monitor>, order: ContainerOrder) -> Result<Begun
     let (init, recording) = if order.detached {
         let of = Some(name.as_str());
         let log = open_log(&monitor.root, sandbox.name(), of, order.log, order.when_full)?;
+        // One of the same name may have left something.
+        there.log_base = [log.end(Stream::Stdout), log.end(Stream::Stderr)];
         let desk = InputDesk::of(process.take_stdin());
         let outputs = [process.take_stdout(), process.take_stderr()];
         let recording = Recording::begin(log, there.log_base, order.when_full, outputs);
