@@ -20,7 +20,7 @@ mod root;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use async_trait::async_trait;
@@ -51,6 +51,12 @@ const ENTROPY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between two attempts to reach the bridge.
 const REDIAL: Duration = Duration::from_millis(50);
+
+/// The same in the first second after it was lost: somebody is about to take over.
+const REDIAL_SOON: Duration = Duration::from_millis(10);
+
+/// How long that is expected.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Boots the VM and serves the host until the machine is switched off.
 pub fn run() -> Result<()> {
@@ -165,6 +171,7 @@ async fn serve(prepared: Prepared, program: OwnProgram, log: Log) -> Result<()> 
 /// needs one before waits for it, or loads it itself.
 async fn serve_bridge(channel: &GuestChannel, guest: &Guest, load: impl FnOnce() + Send + 'static) {
     let mut load = Some(load);
+    let mut lost: Option<Instant> = None;
     loop {
         match channel.dial(port::BRIDGE).await {
             Ok(stream) => {
@@ -179,10 +186,12 @@ async fn serve_bridge(channel: &GuestChannel, guest: &Guest, load: impl FnOnce()
                         tracing::warn!(error, "a bridge connection broke");
                     }
                 }
+                lost = Some(Instant::now());
             }
             Err(error) => tracing::debug!(%error, "the bridge is not there"),
         }
-        sleep(REDIAL).await;
+        let is_soon = lost.is_some_and(|lost| lost.elapsed() < SOON);
+        sleep(if is_soon { REDIAL_SOON } else { REDIAL }).await;
     }
 }
 
