@@ -85,11 +85,15 @@ fn containers_share_a_sandbox_and_nothing_else_and_outlive_its_monitors() {
     assert_eq!(pod.listed()["containers"], Value::Null);
 
     // Streams go through whole while the monitor dies.
-    let bytes: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let bytes: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
     let words = ["run", "-i", "--in", &pod.name, "--", "cat"];
     let copied = std::thread::scope(|scope| {
         let copying = scope.spawn(|| fed(&place, &words, &bytes));
-        sleep(Duration::from_millis(300));
+        // One that is being started is refused.
+        until("it runs", || {
+            let containers = pod.listed()["containers"].as_array().cloned().unwrap_or_default();
+            containers.iter().any(|container| container["state"] == "running")
+        });
         pod.kill_monitor();
         copying.join().unwrap()
     });

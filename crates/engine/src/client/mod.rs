@@ -38,6 +38,9 @@ pub use exec::RemoteExec;
 /// How long a monitor may take to come up and adopt its sandbox.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a monitor that has told of the end may take to go.
+const ENDING: Duration = Duration::from_secs(10);
+
 /// How long to wait until a socket is tried again.
 const AGAIN: Duration = Duration::from_millis(10);
 
@@ -179,18 +182,29 @@ impl Client {
     /// # Errors
     /// The monitor cannot be asked.
     pub async fn remove(&self) -> Result<(), ClientError> {
-        match self.ask::<(), ()>(Method::DELETE, "/v1/sandbox", None).await {
-            Ok(()) | Err(ClientError::Unknown { .. }) => return Ok(()),
-            Err(ClientError::NotRunning { .. }) => {}
-            // No monitor can take it over: it goes without one.
-            Err(error @ ClientError::Talk { .. }) => {
-                tracing::warn!(%error, "it is removed without its monitor");
+        let deadline = tokio::time::Instant::now() + ENDING;
+        loop {
+            match self.ask::<(), ()>(Method::DELETE, "/v1/sandbox", None).await {
+                Ok(()) | Err(ClientError::Unknown { .. }) => return Ok(()),
+                Err(ClientError::NotRunning { .. }) => {}
+                // No monitor can take it over: it goes without one.
+                Err(error @ ClientError::Talk { .. }) => {
+                    tracing::warn!(%error, "it is removed without its monitor");
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
+            match crate::recover::remove(&self.root, &self.name).await {
+                Ok(()) => return Ok(()),
+                // Its monitor has told of the end and is about to go, or starts it again.
+                Err(crate::Error::Runs { .. }) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Err(error) => {
+                    let (name, source) = (self.name.clone(), Box::new(error));
+                    return Err(ClientError::Remove { name, source });
+                }
+            }
         }
-        let gone = crate::recover::remove(&self.root, &self.name).await;
-        let name = self.name.clone();
-        gone.map_err(|error| ClientError::Remove { name, source: Box::new(error) })
     }
 
     /// What it uses.

@@ -19,6 +19,9 @@ use crate::restart::{Ending, Policy};
 use crate::root::Root;
 use crate::run_dir::RunDir;
 
+/// How long a monitor that has told of the end may take to go.
+const ENDING: Duration = Duration::from_secs(10);
+
 /// A command that ran so long has not failed at once.
 const LONG: Duration = Duration::from_secs(10);
 
@@ -37,8 +40,7 @@ pub async fn start(
     ready: impl FnOnce(&SandboxView),
 ) -> Result<Ended, Error> {
     let room = |source| Error::Room { name: name.to_owned(), source };
-    let owned = RunDir::adopt(root.run(), name).map_err(room)?;
-    let run_dir = owned.ok_or_else(|| Error::Runs { name: name.to_owned() })?;
+    let run_dir = own_when_ended(root, name).await?;
     let Some(ledger) = Ledger::open(root, name)? else {
         run_dir.remove().map_err(room)?;
         return Err(Error::NoSandbox { name: name.to_owned() });
@@ -137,6 +139,23 @@ pub(super) fn is_due(record: &SandboxRecord, is_recovery: bool) -> bool {
         is_recovery,
     };
     record.stage == Stage::Exited && record.order.restart.restarts(ending)
+}
+
+/// The directory of a sandbox that does not run. A monitor that has told of the end may take a moment
+/// to go.
+async fn own_when_ended(root: &Root, name: &str) -> Result<RunDir, Error> {
+    let deadline = Instant::now() + ENDING;
+    loop {
+        if let Some(run_dir) = own(root, name)? {
+            return Ok(run_dir);
+        }
+        let record = crate::ledger::read(root, name)?;
+        let has_ended = record.is_some_and(|record| record.stage == Stage::Exited);
+        if !has_ended || Instant::now() > deadline {
+            return Err(Error::Runs { name: name.to_owned() });
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn own(root: &Root, name: &str) -> Result<Option<RunDir>, Error> {
