@@ -1,5 +1,5 @@
 //! What this machine cannot prove, in a machine that can: devices handed over by VFIO behind a real
-//! IOMMU, and a network by a kind of device that its kernel lacks.
+//! IOMMU, a network by a kind of device that its kernel lacks, control groups of version 2.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -24,6 +24,9 @@ coracle run --detach --accel tcg --memory 256m --physical-memory --name lab -- s
 coracle device add lab 0000:00:06.0
 coracle device add lab 00:05.0
 drivers during
+vm=$(coracle inspect -f vm.pid lab)
+echo "group: $(sed 's/[.][0-9a-f]*$/.HASH/' /proc/$vm/cgroup)"
+echo "delegated: $(cat /sys/fs/cgroup/cgroup.subtree_control /sys/fs/cgroup/coracle/cgroup.subtree_control | tr '\n' ' ')"
 coracle device ls lab --format json
 coracle exec lab -- sh -c 'cd /sys/bus/pci/devices/; for d in *; do echo "guest $d $(cat $d/device)"; done'
 echo "refused: $(coracle device add lab 0000:00:1f.3 || echo "status $?")"
@@ -48,6 +51,7 @@ coracle net rm lab ns:/run/netns/prepared
 echo "queues left: $(ip netns exec prepared tc qdisc | grep -c ingress || true)"
 coracle rm --force lab
 drivers at-last
+echo "groups left: $(find /sys/fs/cgroup/coracle -mindepth 1 -type d | wc -l)"
 ls /dev/vfio
 "#;
 
@@ -61,6 +65,10 @@ fn devices_of_the_host_go_to_the_guest_and_back_to_their_drivers() {
     for line in ["during 05.0 vfio-pci", "during 06.0 vfio-pci", "during 1f.2 ahci"] {
         has(line);
     }
+    // Its processes are in a group of their own, below one whose controller was delegated.
+    has("group: 0::/coracle/lab.HASH");
+    has("delegated: cpu cpu ");
+    has("groups left: 0");
     // The guest sees each where `ls` says it is.
     let list = said.lines().find(|line| line.starts_with('[')).unwrap();
     let list: serde_json::Value = serde_json::from_str(list).unwrap();

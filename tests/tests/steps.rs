@@ -191,6 +191,13 @@ fn every_verb_is_done_or_undone_at_whatever_step_its_monitor_dies() {
         probe: None,
     });
     verbs.push(Verb {
+        name: "update",
+        act: vec!["update", "--cpus", "2", "@"],
+        back: vec!["update", "--cpus", "1", "@"],
+        shown: Box::new(|view| view["vcpus"] == 2),
+        probe: None,
+    });
+    verbs.push(Verb {
         name: "pause",
         act: vec!["pause", "@"],
         back: vec!["resume", "@"],
