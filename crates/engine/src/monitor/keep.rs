@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{DRAIN, Ended, Monitor, UNKNOWN, output};
 use crate::error::Error;
+use crate::further::KILLED;
 use crate::life::{Event, Stage};
 use crate::record::{SandboxRecord, now};
 use crate::recover;
@@ -14,14 +16,11 @@ use crate::root::Root;
 /// How long to wait until the disk is tried again for what must be written down.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What a command that was killed ends with.
-const KILLED: u32 = 128 + 9;
-
 /// How the command's run came to its end.
 #[derive(Debug)]
 enum End {
-    /// By itself or by a signal, with this code.
-    Exited(u32),
+    /// By itself or by a signal, with this code; until when others may take to end, if it was asked to.
+    Exited(u32, Option<Instant>),
     /// With its VM.
     Lost(String),
     /// Somebody removes the sandbox.
@@ -42,16 +41,21 @@ impl Monitor {
             End::GoesOn => return Ok(Ended::Again),
             End::Removed => (KILLED, None),
             End::Lost(reason) => (UNKNOWN, Some(reason)),
-            End::Exited(code) => {
+            End::Exited(code, until) => {
                 output.finish(DRAIN).await;
-                // Whoever was asked to end with it may do so.
-                self.containers.all_over(self.stop.borrow().unwrap_or_default()).await;
+                // Whoever was asked to end with it may do so, in the time that is left.
+                tokio::select! {
+                    () = self.containers.all_over(until.unwrap_or_else(Instant::now)) => {}
+                    () = self.remove.cancelled() => {}
+                }
                 (code, None)
             }
         };
         self.write_down_end(code, reason).await;
-        // Now there is room, or there never will be.
-        output.settle(DRAIN).await;
+        if !self.remove.is_cancelled() {
+            // Now there is room, or there never will be.
+            output.settle(DRAIN).await;
+        }
         self.ending.cancel();
         self.sandbox.container_ended();
         let closed = self.sandbox.release().await;
@@ -113,7 +117,7 @@ impl Monitor {
             };
             tokio::select! {
                 exit = self.init.wait() => match exit {
-                    Ok(code) => return End::Exited(code),
+                    Ok(code) => return End::Exited(code, patience),
                     Err(_) if self.init.is_cut_off().await => return End::GoesOn,
                     Err(error) => {
                         let why = std::error::Error::source(&error).map(ToString::to_string);
@@ -122,7 +126,7 @@ impl Monitor {
                 },
                 Ok(()) = stop.changed() => {
                     let Some(limit) = *stop.borrow_and_update() else { continue };
-                    patience = Some(tokio::time::Instant::now() + limit);
+                    patience = Some(Instant::now() + limit);
                     if let Err(error) = self.init.signal(TERM).await {
                         tracing::warn!(%error, "cannot ask the command to end");
                     }

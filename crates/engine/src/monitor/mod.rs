@@ -35,7 +35,7 @@ pub mod streams;
 mod verbs;
 mod wake;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -68,9 +68,6 @@ pub use wake::{spawn, wake};
 pub const API_SOCKET: &str = "api.sock";
 /// The socket of the streams.
 pub const STDIO_SOCKET: &str = "stdio.sock";
-
-/// What logs have no room for, in the sandbox's run directory.
-const SPILLED: &str = "spilled";
 
 /// What a command ends with of which nobody knows how it ended.
 const UNKNOWN: u32 = 255;
@@ -254,6 +251,11 @@ async fn begin(
     Ok((init, log, api, stdio))
 }
 
+/// Where what a log has no room for is kept. No container has its sandbox's name.
+fn spilled(root: &Root, sandbox: &str, name: &str) -> PathBuf {
+    root.run().join(sandbox).join("spilled").join(name)
+}
+
 /// The log of a sandbox's own command, or of a further container's.
 fn open_log(
     root: &Root,
@@ -266,9 +268,7 @@ fn open_log(
         None => (root.logs(sandbox), sandbox),
         Some(name) => (root.container_logs(sandbox, name), name),
     };
-    // No name of a sandbox or container is another's.
-    let spill = root.run().join(sandbox).join(SPILLED).join(name);
-    let opened = Log::open(&folder, limits, spill, when_full);
+    let opened = Log::open(&folder, limits, spilled(root, sandbox, name), when_full);
     opened.map_err(|source| Error::Log { name: name.to_owned(), source })
 }
 

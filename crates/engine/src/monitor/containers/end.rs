@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::execs::{self, MEMORY};
-use super::super::{DRAIN, Monitor};
+use super::super::{DRAIN, Monitor, spilled};
 use super::start::Begun;
 use super::{Further, Init, Slot};
 use crate::error::Error;
@@ -145,13 +145,21 @@ impl Monitor {
             self.ledger.amend(|record| record.containers.extend(known.map(|it| (of, it))));
             return Err(error);
         }
-        let logs = self.root.container_logs(self.sandbox.name(), name);
-        match std::fs::remove_dir_all(&logs) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::Log { name: name.to_owned(), source })
+        let sandbox = self.sandbox.name();
+        let folders = [
+            self.root.container_logs(sandbox, name),
+            // What its log had no room for is not the next one's of this name.
+            spilled(&self.root, sandbox, name),
+        ];
+        for folder in folders {
+            match std::fs::remove_dir_all(&folder) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::Log { name: name.to_owned(), source });
+                }
+                Ok(()) | Err(_) => {}
             }
-            Ok(()) | Err(_) => Ok(()),
         }
+        Ok(())
     }
 
     /// Removes a container: its command is killed, if it runs.

@@ -15,11 +15,11 @@ mod start;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use coracle_uvm::container::Container;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{Command, ContainerView};
@@ -108,15 +108,15 @@ impl Containers {
         }
     }
 
-    /// Waits until all have ended, at most for `limit`.
-    pub(super) async fn all_over(&self, limit: Duration) {
+    /// Waits until all have ended, at most until then.
+    pub(super) async fn all_over(&self, until: Instant) {
         let over = async {
             for further in self.all() {
                 // We hold the sender.
                 let _ = further.exit.subscribe().wait_for(Option::is_some).await;
             }
         };
-        let _ = tokio::time::timeout(limit, over).await;
+        let _ = tokio::time::timeout_at(until, over).await;
     }
 
     /// All that are in the VM end with it, as those who wait for them are told.
