@@ -15,3 +15,15 @@ pub mod trace;
 
 pub use host::Host;
 pub use place::Place;
+
+/// Waits until something is so.
+///
+/// # Panics
+/// It does not come to be within half a minute.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}

@@ -5,20 +5,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::process::{Output, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use coracle_tests::Place;
 use coracle_tests::detached::Detached;
 use coracle_tests::place::text;
+use coracle_tests::until;
 use serde_json::Value;
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        sleep(Duration::from_millis(50));
-    }
-}
 
 /// Runs a command with this input to its end.
 fn fed(place: &Place, words: &[&str], input: &[u8]) -> Output {

@@ -54,15 +54,7 @@ pub fn run(args: &AttachArgs, root: &Root) -> Result<ExitCode> {
         .map_err(anyhow::Error::msg)
         .context("cannot use --detach-keys")?;
     let container = RemoteContainer::find(root, &args.sandbox)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the asynchronous runtime")?;
-    let outcome = runtime.block_on(attend(args, &container, keys));
-    // A thread may still sit in a read of standard input; it ends with the process.
-    runtime.shutdown_background();
-    terminal::restore();
+    let outcome = streams::block_on(attend(args, &container, keys));
     Ok(ExitCode::from(outcome?))
 }
 

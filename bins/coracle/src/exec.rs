@@ -71,12 +71,7 @@ pub fn run(args: &ExecArgs, root: &Root) -> Result<ExitCode> {
         ..Command::default()
     };
     let container = RemoteContainer::find(root, &args.sandbox)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the asynchronous runtime")?;
-    let outcome: Result<u8> = runtime.block_on(async {
+    let outcome: Result<u8> = streams::block_on(async {
         let exec = match container.exec(&command).await {
             Ok(exec) => exec,
             Err(error) => {
@@ -90,9 +85,6 @@ pub fn run(args: &ExecArgs, root: &Root) -> Result<ExitCode> {
             Left::Detached => Ok(0),
         }
     });
-    // A thread may still sit in a read of standard input; it ends with the process.
-    runtime.shutdown_background();
-    terminal::restore();
     Ok(ExitCode::from(outcome?))
 }
 

@@ -16,7 +16,7 @@ use crate::cli::{Format, RunArgs};
 use crate::detach::DetachKeys;
 use crate::progress::Bar;
 use crate::report::Advice;
-use crate::{exec, run, terminal};
+use crate::{exec, run, streams, terminal};
 
 /// Starts the container; stays with it until its command ends, unless it is detached.
 pub fn run(
@@ -36,28 +36,20 @@ pub fn run(
     let on_terminal = !args.detach && args.tty && terminal::is_terminal();
     let client = Client::find(root, sandbox)?;
     let order = order(args, words, on_terminal)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the asynchronous runtime")?;
-    let outcome = runtime.block_on(async {
+    let outcome = streams::block_on(async {
         prepare(root, &order.rootfs).await?;
-        let (container, streams) = match client.start_container(&order).await {
+        let (container, opened) = match client.start_container(&order).await {
             Ok(started) => started,
             Err(error) => return failed(error, args.format),
         };
-        match streams {
+        match opened {
             None => told(&container, args.format),
-            Some(streams) => {
+            Some(opened) => {
                 let keys = on_terminal.then_some(keys);
-                stay(&container, &streams, &order, keys).await
+                stay(&container, &opened, &order, keys).await
             }
         }
     });
-    // A thread may still sit in a read of standard input; it ends with the process.
-    runtime.shutdown_background();
-    terminal::restore();
     Ok(ExitCode::from(outcome?))
 }
 

@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Read};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, Result};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -15,6 +16,20 @@ use tokio::task::JoinHandle;
 use crate::detach::DetachKeys;
 
 const BUFFER: usize = 64 * 1024;
+
+/// Runs what passes streams through, and leaves the terminal as it was.
+pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    let outcome = runtime.block_on(work);
+    // A thread may still sit in a read of standard input; it ends with the process.
+    runtime.shutdown_background();
+    crate::terminal::restore();
+    outcome
+}
 
 /// The way in.
 #[derive(Debug)]

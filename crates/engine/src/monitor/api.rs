@@ -1,39 +1,7 @@
 //! What is said over a monitor's API: the types of both ends.
 //!
-//! HTTP with JSON on the unix socket `api.sock` of the sandbox's run directory:
-//!
-//! | request | body | answer |
-//! |---|---|---|
-//! | `GET /v1/sandbox` | | [`SandboxView`] |
-//! | `GET /v1/exit` | | [`Exit`], when the container's command has ended |
-//! | `GET /v1/stats` | | [`Usage`] |
-//! | `GET /v1/diagnostics` | | [`Diagnostics`] |
-//! | `GET /v1/drift` | | list of [`Drift`] |
-//! | `POST /v1/update` | [`Update`] | [`SandboxView`] |
-//! | `POST /v1/pause`, `POST /v1/resume` | | [`SandboxView`] |
-//! | `POST /v1/signal` | [`SignalRequest`] | |
-//! | `POST /v1/stop` | [`StopRequest`] | [`Exit`], when the VM is down |
-//! | `DELETE /v1/sandbox` | | when nothing of the sandbox is left but this answer |
-//! | `POST /v1/size` | [`SizeRequest`] | |
-//! | `GET /v1/containers` | | list of [`ContainerView`] |
-//! | `POST /v1/containers` | [`ContainerOrder`] | [`StartedContainer`] |
-//! | `GET /v1/containers/NAME` | | [`ContainerView`] |
-//! | `DELETE /v1/containers/NAME` | | when nothing of it is left |
-//! | `GET /v1/containers/NAME/started` | | [`StartedContainer`], once more |
-//! | `GET /v1/containers/NAME/exit` | | [`Exit`], when its command has ended |
-//! | `POST /v1/containers/NAME/signal` | [`SignalRequest`] | |
-//! | `POST /v1/containers/NAME/size` | [`SizeRequest`] | |
-//! | `POST /v1/containers/NAME/execs` | [`Command`] | [`Started`] |
-//! | `POST /v1/execs` | [`Command`] | [`Started`] |
-//! | `GET /v1/execs/ID/exit` | | [`Exit`], when it has ended |
-//! | `POST /v1/execs/ID/signal` | [`SignalRequest`] | |
-//! | `POST /v1/execs/ID/size` | [`SizeRequest`] | |
-//! | `GET /v1/networks` | | list of [`Attached`] |
-//! | `POST /v1/networks` | [`AttachRequest`] | list of [`Attached`] |
-//! | `POST /v1/networks/remove` | [`LeaveRequest`] | |
-//! | `GET /v1/plugs` | | list of [`Plugged`] |
-//! | `POST /v1/plugs` | [`PlugSpec`] | [`Plugged`] |
-//! | `POST /v1/plugs/remove` | [`RemoveRequest`] | [`Plugged`] |
+//! HTTP with JSON on the unix socket `api.sock` of the sandbox's run directory. All requests stand in one
+//! table, `monitor/routes`, of which `docs/openapi.json` is made; `coracle api` prints it.
 //!
 //! A failure has a status of 400 and more and a [`Failure`] as its body. The streams of an exec are
 //! connections of their own to `stdio.sock` ([`super::streams`]).
