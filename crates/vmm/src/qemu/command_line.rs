@@ -36,7 +36,7 @@ pub(super) fn arguments(config: &VmConfig, facts: &Facts<'_>) -> Vec<String> {
     line.memory(config, facts);
     line.boot(config);
     line.control_and_consoles(config);
-    line.devices(config);
+    line.devices(config, facts);
     line.disks(config, facts);
     line.pmem(config);
     line.confinement(config);
@@ -184,10 +184,16 @@ impl Line<'_> {
         }
     }
 
-    fn devices(&mut self, config: &VmConfig) {
+    fn devices(&mut self, config: &VmConfig, facts: &Facts<'_>) {
         for (index, port) in config.serial_ports.iter().enumerate() {
             self.listening_socket(&device::port_chardev(&port.id), Descriptor::Port(index));
-            self.device(&device::port_hub(&port.id, None));
+            let mut hub = device::port_hub(&port.id, None);
+            if facts.engine == Engine::Tcg {
+                // Who hands a message to QEMU's main thread waits for its lock soon after: an
+                // emulated processor is faster when it passes the message on by itself.
+                hub["ioeventfd"] = json!(false);
+            }
+            self.device(&hub);
             self.device(&device::port_device(port));
         }
         self.option("object", device::entropy(config));

@@ -53,8 +53,17 @@ pub fn kernel_arguments(facts: &KernelFacts) -> String {
     if !facts.host_devices {
         word("swiotlb=noforce");
     }
-    if let (Engine::Tcg, Some(khz)) = (facts.engine, facts.tsc_khz) {
-        word(&format!("tsc_early_khz={khz}"));
+    // No policy is ever loaded for these two, and yet they are asked at every read and write.
+    word("selinux=0 apparmor=0");
+    match facts.engine {
+        Engine::Kvm => {}
+        Engine::Tcg => {
+            // An emulated processor has not the faults of a real one, but pays for their cures.
+            word("mitigations=off init_on_alloc=0");
+            if let Some(khz) = facts.tsc_khz {
+                word(&format!("tsc_early_khz={khz}"));
+            }
+        }
     }
     words.join(" ")
 }
@@ -115,14 +124,16 @@ mod tests {
             kernel_arguments(&FACTS),
             "8250.nr_uarts=1 console=ttyS0,115200 panic=-1 reboot=t quiet cryptomgr.notests \
              no_timer_check noreplace-smp random.trust_cpu=on scsi_mod.scan=manual \
-             initcall_blacklist=shpcd_init swiotlb=noforce tsc_early_khz=2100000"
+             initcall_blacklist=shpcd_init swiotlb=noforce selinux=0 apparmor=0 mitigations=off \
+             init_on_alloc=0 tsc_early_khz=2100000"
         );
     }
 
     #[test]
-    fn a_frequency_is_told_only_under_tcg_and_only_if_known() {
+    fn only_an_emulated_processor_is_told_its_frequency_and_spared_the_mitigations() {
         let kvm = KernelFacts { engine: Engine::Kvm, ..FACTS };
         assert!(!kernel_arguments(&kvm).contains("tsc_early_khz"));
+        assert!(!kernel_arguments(&kvm).contains("mitigations"), "a real processor needs them");
         assert!(!kernel_arguments(&KernelFacts { tsc_khz: None, ..FACTS }).contains("tsc"));
     }
 
