@@ -128,6 +128,27 @@ fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
     each.chain([std::ptr::null_mut()]).collect()
 }
 
+/// How many bytes wait in a pipe. Waits for the pipe's lock.
+pub fn bytes_in(pipe: &OwnedFd) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int, which outlives the call.
+    cvt(unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut count) })?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Gives the calling thread a niceness. What it starts from now on, threads and processes, has
+/// the usual one if this is better.
+pub fn prefer_this_thread(niceness: libc::c_int) -> io::Result<()> {
+    let usual = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the structure outlives the call, which only reads it; 0 is the calling thread.
+    cvt(unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK, &raw const usual)
+    })?;
+    // SAFETY: takes numbers; as Linux has it, 0 is the calling thread and not its process.
+    cvt(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) })?;
+    Ok(())
+}
+
 /// posix_spawn and friends return the error instead of setting errno.
 fn check(code: libc::c_int) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }

@@ -28,6 +28,10 @@ async fn a_further_process_has_the_system_call_filter_of_the_init() {
     assert_ne!(refused.code, 0);
     assert!(refused.stderr.contains("not supported"), "{refused:?}");
 
+    // The agent runs before everyone else; what it starts does not. Field 19 of stat: niceness.
+    let niceness = shell_in(&container, "cut -d' ' -f19 /proc/1/stat /proc/self/stat").await;
+    assert_eq!(niceness.stdout, "0\n0\n", "{niceness:?}");
+
     // Without privileges, and forbidden to gain any, it is the same filter by another way.
     let process = json!({
         "args": ["sh", "-c", "grep -E 'Seccomp:|NoNewPrivs' /proc/self/status; mkdir /made"],

@@ -41,10 +41,15 @@ use crate::process::program::OwnProgram;
 use crate::reaper::Reaper;
 use crate::service::Agent;
 use crate::storage::mount::Mounter;
+use crate::sys;
 use modules::{BootList, Modules};
 
 /// Open files a process may have, as a container engine would set it.
 const FILES: u64 = 1_048_576;
+
+/// The agent's: workloads that compute must not keep a signal or a question waiting for their next
+/// turn to end, which is 4 ms with one processor. Its helpers and all workloads have the usual 0.
+const NICENESS: i32 = -10;
 
 /// How long the host may take to send entropy; it is not worth more.
 const ENTROPY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,6 +69,9 @@ pub fn run() -> Result<()> {
     report_panics();
     let prepared = prepare(&log)?;
     let program = OwnProgram::open().context("opening the agent's own program")?;
+    if let Err(error) = sys::prefer_this_thread(NICENESS) {
+        tracing::warn!(%error, "a busy container may keep the agent waiting");
+    }
     // A turn of a stream's task takes long on an emulated CPU; with the usual 61 turns between
     // two looks at the ports, a signal would wait for all of them behind a flood of output.
     let runtime = tokio::runtime::Builder::new_current_thread()
