@@ -128,14 +128,6 @@ fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
     each.chain([std::ptr::null_mut()]).collect()
 }
 
-/// How many bytes wait in a pipe. Waits for the pipe's lock.
-pub fn bytes_in(pipe: &OwnedFd) -> io::Result<usize> {
-    let mut count: libc::c_int = 0;
-    // SAFETY: FIONREAD writes one int, which outlives the call.
-    cvt(unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut count) })?;
-    Ok(usize::try_from(count).unwrap_or(0))
-}
-
 /// Gives the calling thread a niceness. What it starts from now on, threads and processes, has
 /// the usual one if this is better.
 pub fn prefer_this_thread(niceness: libc::c_int) -> io::Result<()> {

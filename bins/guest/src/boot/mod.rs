@@ -31,6 +31,7 @@ use coracle_bridge::server::{Connection, Dial, Guest, GuestOptions, Served};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::sethostname;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
@@ -72,17 +73,34 @@ pub fn run() -> Result<()> {
     if let Err(error) = sys::prefer_this_thread(NICENESS) {
         tracing::warn!(%error, "a busy container may keep the agent waiting");
     }
-    // A turn of a stream's task takes long on an emulated CPU; with the usual 61 turns between
-    // two looks at the ports, a signal would wait for all of them behind a flood of output.
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let streams = streams_runtime()?;
+    runtime()?.block_on(serve(prepared, program, log, streams))
+}
+
+/// A runtime on the thread that blocks on it.
+fn runtime() -> Result<Runtime> {
+    Builder::new_current_thread()
         // A workload can hold up one for each of its pipes.
         .max_blocking_threads(4096)
         .thread_stack_size(512 * 1024)
+        // A turn of a stream's task takes long on an emulated CPU; with the usual 61 turns between
+        // two looks at the ports, the rest would wait for all of them behind a flood of output.
         .event_interval(4)
         .enable_all()
         .build()
-        .context("starting the runtime")?;
-    runtime.block_on(serve(prepared, program, log))
+        .context("starting the runtime")
+}
+
+/// A runtime on a thread of its own for the bytes of workloads. It has the usual niceness, and lives
+/// as long as the agent.
+fn streams_runtime() -> Result<Handle> {
+    let runtime = runtime()?;
+    let handle = runtime.handle().clone();
+    std::thread::Builder::new()
+        .name("streams".to_owned())
+        .spawn(move || runtime.block_on(std::future::pending::<()>()))
+        .context("starting the thread of the streams")?;
+    Ok(handle)
 }
 
 /// What [`prepare`] leaves to [`serve`].
@@ -132,14 +150,15 @@ fn prepare(log: &Log) -> Result<Prepared> {
     Ok(Prepared { parameters, mounter, modules: list.others })
 }
 
-async fn serve(prepared: Prepared, program: OwnProgram, log: Log) -> Result<()> {
+async fn serve(prepared: Prepared, program: OwnProgram, log: Log, streams: Handle) -> Result<()> {
     let Prepared { parameters, mounter, modules } = prepared;
     let reaper = Reaper::new();
     let reaping = tokio::spawn(reaper.clone().run());
     let signals = tokio::spawn(obey_signals());
-    let channel = GuestChannel::open(
+    let channel = GuestChannel::open_on(
         Box::new(VirtioPort::new(CONTROL_PORT)),
         Box::new(VirtioPort::new(STREAMS_PORT)),
+        &streams,
     );
     let mounter = Arc::new(mounter);
     let loader = Arc::clone(&mounter);
@@ -166,7 +185,7 @@ async fn serve(prepared: Prepared, program: OwnProgram, log: Log) -> Result<()> 
     let guest = Guest::new(
         Arc::new(agent),
         Arc::new(HostPorts(channel.clone())),
-        GuestOptions::new(boot_id.trim()),
+        GuestOptions { streams: Some(streams), ..GuestOptions::new(boot_id.trim()) },
     );
     serve_bridge(&channel, &guest, load).await;
     // The host has asked for the end, and it is under way.

@@ -13,7 +13,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -31,48 +30,26 @@ const FIRST: usize = 16 * 1024;
 /// as copying these, so they are many.
 const CHUNK: usize = 256 * 1024;
 
-/// How long a flood is left to fill its pipe, when it has not: a writer that is interrupted at each
-/// of its writes gets half as much through.
-const PAUSE: Duration = Duration::from_micros(1000);
+type Watched = Arc<AsyncFd<OwnedFd>>;
 
-/// What the pool did for an inlet: the memory, and how much of it was written.
-type Written = (Vec<u8>, io::Result<usize>);
+/// What the pool did: the memory, how much of it counts.
+type Done = (Vec<u8>, io::Result<usize>);
 
 /// What a workload writes.
-///
-/// ```text
-///   quiet ──ready──► reading ──less than FIRST──► quiet
-///     ▲                 └───── FIRST or more ──► flooding ──► reading
-///     └──────────────── nothing more ◄──────────────┘
-/// ```
-///
-/// A quiet pipe is watched. A flooding one is not: every write to a pipe that is watched, or was
-/// found empty, wakes the agent at once, and on one processor ends the writer's turn.
 #[derive(Debug)]
 pub struct Outlet {
+    pipe: Watched,
     state: Reading,
 }
 
 #[derive(Debug)]
 enum Reading {
-    /// Nothing there, as far as we know.
-    Quiet(AsyncFd<OwnedFd>),
-    /// Much was there, and there may be more. Memory for the next read.
-    Flooding(OwnedFd, Vec<u8>),
+    /// Memory for the next read.
+    Idle(Vec<u8>),
     /// Under way.
-    Busy(JoinHandle<Read>),
+    Busy(JoinHandle<Done>),
     /// Read and not yet handed on: the bytes from `at` to `end`.
-    Have { pipe: OwnedFd, buffer: Vec<u8>, at: usize, end: usize },
-    /// Failed or ended.
-    Over,
-}
-
-/// What the pool did for an outlet.
-#[derive(Debug)]
-struct Read {
-    pipe: OwnedFd,
-    buffer: Vec<u8>,
-    result: io::Result<usize>,
+    Have { buffer: Vec<u8>, at: usize, end: usize },
 }
 
 /// What a workload reads. What was taken is written before it is shut.
@@ -81,7 +58,7 @@ pub struct Inlet {
     pipe: Option<Arc<OwnedFd>>,
     /// Taken, and for the next job to write.
     waiting: Vec<u8>,
-    job: Option<JoinHandle<Written>>,
+    job: Option<JoinHandle<Done>>,
     /// What a job met, for the next caller.
     failed: Option<io::Error>,
 }
@@ -90,7 +67,7 @@ impl Outlet {
     /// Takes over the reading end of a pipe, which must not block. Needs a tokio runtime.
     pub fn new(pipe: OwnedFd) -> io::Result<Self> {
         widen(&pipe);
-        Ok(Self { state: Reading::Quiet(sys::watch(pipe)?) })
+        Ok(Self { pipe: Arc::new(sys::watch(pipe)?), state: Reading::Idle(Vec::new()) })
     }
 }
 
@@ -112,18 +89,18 @@ fn widen(pipe: &OwnedFd) {
 }
 
 /// Whether there is something to read, by a question that takes no lock of it.
-fn is_ready(pipe: &OwnedFd) -> bool {
-    let mut asked = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+fn is_ready(pipe: &AsyncFd<OwnedFd>) -> bool {
+    let mut asked = [PollFd::new(pipe.get_ref().as_fd(), PollFlags::POLLIN)];
     // A question that fails is answered by the read or write itself.
     poll(&mut asked, PollTimeout::ZERO).map_or(true, |count| count > 0)
 }
 
 /// Until it may be read. What the runtime believes is put right by asking: an event that
 /// comes between the belief and the question is not lost, as the runtime then believes anew.
-fn poll_ready(pipe: &AsyncFd<OwnedFd>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+fn poll_ready(pipe: &Watched, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     loop {
         let mut guard = ready!(pipe.poll_read_ready(cx))?;
-        if is_ready(pipe.get_ref()) {
+        if is_ready(pipe) {
             return Poll::Ready(Ok(()));
         }
         guard.clear_ready();
@@ -134,70 +111,55 @@ fn job_died<T>(_: T) -> io::Error {
     io::Error::other("the runtime is shut down")
 }
 
-/// Has the pool read up to `most` bytes, after a pause if a flood has not filled the pipe.
-fn read_off(pipe: OwnedFd, mut buffer: Vec<u8>, most: usize, flooding: bool) -> JoinHandle<Read> {
-    tokio::task::spawn_blocking(move || {
-        if flooding && sys::bytes_in(&pipe).is_ok_and(|count| count < CHUNK / 2) {
-            std::thread::sleep(PAUSE);
-        }
-        buffer.resize(most, 0);
-        let result = nix::unistd::read(&pipe, &mut buffer).map_err(io::Error::from);
-        Read { pipe, buffer, result }
-    })
-}
-
 impl AsyncRead for Outlet {
-    /// After an error or the end there is nothing more to read.
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let state = &mut self.get_mut().state;
+        let this = self.get_mut();
         loop {
-            match std::mem::replace(state, Reading::Over) {
-                Reading::Quiet(pipe) => match poll_ready(&pipe, cx) {
-                    Poll::Pending => {
-                        *state = Reading::Quiet(pipe);
-                        return Poll::Pending;
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Ready(Ok(())) => {
-                        let job = read_off(pipe.into_inner(), Vec::new(), FIRST, false);
-                        *state = Reading::Busy(job);
-                    }
-                },
-                Reading::Flooding(pipe, memory) => {
-                    *state = Reading::Busy(read_off(pipe, memory, CHUNK, true));
+            match &mut this.state {
+                Reading::Have { buffer, at, end } if at == end => {
+                    this.state = Reading::Idle(std::mem::take(buffer));
                 }
-                Reading::Busy(mut job) => {
-                    let Poll::Ready(read) = Pin::new(&mut job).poll(cx) else {
-                        *state = Reading::Busy(job);
-                        return Poll::Pending;
-                    };
-                    let Read { pipe, buffer, result } = read.map_err(job_died)?;
-                    match result {
-                        Ok(0) => return Poll::Ready(Ok(())),
-                        Ok(end) => *state = Reading::Have { pipe, buffer, at: 0, end },
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            *state = Reading::Quiet(sys::watch(pipe)?);
-                        }
-                        Err(error) => return Poll::Ready(Err(error)),
-                    }
-                }
-                Reading::Have { pipe, buffer, at, end } if at == end => {
-                    *state = match end {
-                        ..FIRST => Reading::Quiet(sys::watch(pipe)?),
-                        FIRST.. => Reading::Flooding(pipe, buffer),
-                    };
-                }
-                Reading::Have { pipe, buffer, at, end } => {
-                    let count = into.remaining().min(end - at);
-                    into.put_slice(&buffer[at..at + count]);
-                    *state = Reading::Have { pipe, buffer, at: at + count, end };
+                Reading::Have { buffer, at, end } => {
+                    let count = into.remaining().min(*end - *at);
+                    into.put_slice(&buffer[*at..*at + count]);
+                    *at += count;
                     return Poll::Ready(Ok(()));
                 }
-                Reading::Over => return Poll::Ready(Ok(())),
+                Reading::Idle(memory) => {
+                    let Poll::Ready(ready) = poll_ready(&this.pipe, cx) else {
+                        // Quiet for now: its memory is for others.
+                        *memory = Vec::new();
+                        return Poll::Pending;
+                    };
+                    ready?;
+                    let (pipe, mut buffer) = (Arc::clone(&this.pipe), std::mem::take(memory));
+                    this.state = Reading::Busy(tokio::task::spawn_blocking(move || {
+                        let length = if buffer.is_empty() { FIRST } else { CHUNK };
+                        buffer.resize(length, 0);
+                        let count = nix::unistd::read(pipe.get_ref(), &mut buffer);
+                        (buffer, count.map_err(io::Error::from))
+                    }));
+                }
+                Reading::Busy(job) => {
+                    let (buffer, count) = ready!(Pin::new(job).poll(cx)).map_err(job_died)?;
+                    match count {
+                        Ok(0) => {
+                            this.state = Reading::Idle(buffer);
+                            return Poll::Ready(Ok(()));
+                        }
+                        Ok(end) => this.state = Reading::Have { buffer, at: 0, end },
+                        Err(error) => {
+                            this.state = Reading::Idle(buffer);
+                            if error.kind() != io::ErrorKind::WouldBlock {
+                                return Poll::Ready(Err(error));
+                            }
+                        }
+                    }
+                }
             }
         }
     }

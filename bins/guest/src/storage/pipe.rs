@@ -67,6 +67,7 @@ impl Pipes {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }
+        let _streams = channel.runtime().enter();
         let listener = UnixListener::bind(path).map_err(failed)?;
         // Whoever can reach the path may use it: a container's user need not be root.
         fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(failed)?;

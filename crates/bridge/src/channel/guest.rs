@@ -27,6 +27,7 @@ use crate::port;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -54,6 +55,8 @@ struct Inner {
     streams: Lane,
     /// Accepters take turns.
     incoming: Mutex<mpsc::Receiver<Incoming>>,
+    /// That of the streams' port.
+    runtime: Handle,
 }
 
 /// One port and the task that owns it.
@@ -74,10 +77,28 @@ impl GuestChannel {
     /// a tokio runtime. The ports may appear later.
     #[must_use]
     pub fn open(control: Box<dyn PortDevice>, streams: Box<dyn PortDevice>) -> Self {
+        Self::open_on(control, streams, &Handle::current())
+    }
+
+    /// [`GuestChannel::open`] with another runtime for everything but bridges: one whose threads may
+    /// be kept busy by a flood without a signal having to wait.
+    #[must_use]
+    pub fn open_on(
+        control: Box<dyn PortDevice>,
+        streams: Box<dyn PortDevice>,
+        runtime: &Handle,
+    ) -> Self {
         let (sender, incoming) = mpsc::channel(Limits::STREAMS.streams);
-        let control = Lane::start(control, Limits::CONTROL, sender.clone());
-        let streams = Lane::start(streams, Limits::STREAMS, sender);
-        GuestChannel { inner: Arc::new(Inner { control, streams, incoming: Mutex::new(incoming) }) }
+        let control = Lane::start(control, Limits::CONTROL, sender.clone(), &Handle::current());
+        let streams = Lane::start(streams, Limits::STREAMS, sender, runtime);
+        let (incoming, runtime) = (Mutex::new(incoming), runtime.clone());
+        GuestChannel { inner: Arc::new(Inner { control, streams, incoming, runtime }) }
+    }
+
+    /// Where streams are best read and written.
+    #[must_use]
+    pub fn runtime(&self) -> &Handle {
+        &self.inner.runtime
     }
 
     /// Dials a port of the host; waits up to 10 s for a keeper to be there and to answer.
@@ -129,10 +150,11 @@ impl Lane {
         device: Box<dyn PortDevice>,
         limits: Limits,
         incoming: mpsc::Sender<Incoming>,
+        runtime: &Handle,
     ) -> Self {
         let (publish, session) = watch::channel(None);
         let driver = Driver { publish, incoming, limits, sessions: 0, unheard: 0 };
-        Lane { session, task: tokio::spawn(driver.run(device)) }
+        Lane { session, task: runtime.spawn(driver.run(device)) }
     }
 
     async fn dial(&self, port: u32) -> io::Result<ChannelStream> {

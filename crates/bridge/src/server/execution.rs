@@ -114,7 +114,7 @@ impl Shared {
         let fill = |source| {
             let ring = SharedRing::with_capacity(self.options.ring, self.options.when_full);
             let closed = self.closed.clone();
-            self.tasks.spawn(streams::fill(source, ring.clone(), closed));
+            self.move_bytes(streams::fill(source, ring.clone(), closed));
             ring
         };
         Streams {
@@ -145,7 +145,7 @@ impl Shared {
         let shared = Arc::clone(self);
         let (extended, superseded) = (link.facts.extended, link.superseded.clone());
         let closed = self.closed.clone();
-        self.tasks.spawn(async move {
+        self.move_bytes(async move {
             let until = if extended { superseded } else { closed };
             streams::carry(&carried, connection, extended, until).await;
             let mut table = shared.table();

@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,12 +34,19 @@ pub struct GuestOptions {
     pub ring: usize,
     /// What a full ring does.
     pub when_full: WhenFull,
+    /// Where the bytes of processes are moved, if not where the bridge is served.
+    pub streams: Option<Handle>,
 }
 
 impl GuestOptions {
     /// The defaults: 1 MiB rings that block their writer.
     pub fn new(boot_id: impl Into<String>) -> Self {
-        Self { boot_id: boot_id.into(), ring: DEFAULT_RING, when_full: WhenFull::Block }
+        Self {
+            boot_id: boot_id.into(),
+            ring: DEFAULT_RING,
+            when_full: WhenFull::Block,
+            streams: None,
+        }
     }
 }
 
@@ -190,6 +198,14 @@ impl Shared {
                 Err(fault)
             }
         }
+    }
+
+    /// Moves bytes until the guest closes.
+    pub(super) fn move_bytes(&self, task: impl Future<Output = ()> + Send + 'static) {
+        match &self.options.streams {
+            Some(runtime) => self.tasks.spawn_on(task, runtime),
+            None => self.tasks.spawn(task),
+        };
     }
 
     fn watch_container(
