@@ -10,11 +10,11 @@ use crate::kernel::{Kernel, KernelError, is_x86_64_elf, needs_interpreter};
 use crate::manifest::{FileRecord, KernelRecord, Manifest, ModuleRecord, SCHEMA};
 use crate::modules::{Module, ModuleError, ModuleIndex, module_name, read_module};
 use crate::tree::{self, Entry};
-use crate::{BuildError, busybox};
+use crate::{BuildError, busybox, signature};
 
 /// Changes whenever the same inputs give other outputs, so that older files count as stale. A
 /// test pins it to the digests of a set of files made from fixed inputs.
-pub(crate) const RECIPE: u32 = 3;
+pub(crate) const RECIPE: u32 = 4;
 
 /// Inputs larger than this are not what they claim to be.
 const MAX_INPUT: u64 = 512 << 20;
@@ -152,6 +152,7 @@ struct Inputs {
     applets: Vec<String>,
     plan: ModulePlan,
     modules: Vec<Module>,
+    signed: bool,
     records: Vec<FileRecord>,
 }
 
@@ -166,18 +167,27 @@ impl Inputs {
             path: recipe.busybox.clone(),
             source,
         })?;
-        let (plan, modules) = read_modules(&recipe.modules, &kernel.release)
-            .map_err(|source| BuildError::Modules { path: recipe.modules.clone(), source })?;
+        let modules_fault = |source| BuildError::Modules { path: recipe.modules.clone(), source };
+        let directory =
+            modules_of_release(&recipe.modules, &kernel.release).map_err(modules_fault)?;
+        // A kernel of which nothing is known keeps them.
+        let configuration = signature::configuration(&directory, &kernel.release);
+        let signed = !configuration.as_deref().is_some_and(signature::are_optional);
+        let (plan, modules) =
+            read_modules(&directory, &kernel.release, signed).map_err(modules_fault)?;
 
         let mut records = vec![
             FileRecord::of("kernel", &kernel_image),
             FileRecord::of("agent", &agent),
             FileRecord::of("busybox", &busybox),
         ];
+        if let Some(text) = &configuration {
+            records.push(FileRecord::of("configuration", text.as_bytes()));
+        }
         for module in &modules {
             records.push(FileRecord::of(format!("module/{}", module.file), &module.stored));
         }
-        Ok(Self { kernel, kernel_image, agent, busybox, applets, plan, modules, records })
+        Ok(Self { kernel, kernel_image, agent, busybox, applets, plan, modules, signed, records })
     }
 
     /// The manifest, but for the outputs.
@@ -193,6 +203,7 @@ impl Inputs {
                 boot: names(&self.plan.boot),
                 on_demand: names(&on_demand),
                 absent: self.plan.absent,
+                signed: self.signed,
             },
             kernel: KernelRecord {
                 release: self.kernel.release,
@@ -204,11 +215,21 @@ impl Inputs {
     }
 }
 
-fn read_modules(directory: &Path, release: &str) -> Result<(ModulePlan, Vec<Module>), ModuleError> {
-    let directory = modules_of_release(directory, release)?;
-    let plan = ModulePlan::new(&ModuleIndex::read(&directory, release)?)?;
-    let modules =
-        plan.all.iter().map(|file| read_module(&directory, file)).collect::<Result<_, _>>()?;
+fn read_modules(
+    directory: &Path,
+    release: &str,
+    signed: bool,
+) -> Result<(ModulePlan, Vec<Module>), ModuleError> {
+    let plan = ModulePlan::new(&ModuleIndex::read(directory, release)?)?;
+    let read = |file: &String| {
+        let mut module = read_module(directory, file)?;
+        if !signed {
+            let length = signature::without_signature(&module.object).len();
+            module.object.truncate(length);
+        }
+        Ok(module)
+    };
+    let modules = plan.all.iter().map(read).collect::<Result<_, _>>()?;
     Ok((plan, modules))
 }
 
@@ -277,7 +298,7 @@ mod tests {
         let digest = FileRecord::of("all", &bytes).sha256;
         assert_eq!(
             (RECIPE, digest.as_str()),
-            (3, "4752f0293f56a9eaedad994060168ad268c9d8e33bf7a1ec93b873e022ddb259")
+            (4, "4752f0293f56a9eaedad994060168ad268c9d8e33bf7a1ec93b873e022ddb259")
         );
     }
 }

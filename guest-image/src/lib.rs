@@ -31,6 +31,7 @@ mod kernel;
 mod manifest;
 mod modules;
 mod payload;
+mod signature;
 mod tree;
 
 pub use assemble::{Built, GuestRecipe, Step, build};

@@ -25,7 +25,7 @@ pub struct Manifest {
     /// The modules.
     pub modules: ModuleRecord,
     /// The files it was made of, in a fixed order, named by role: `kernel`, `agent`, `busybox`,
-    /// `module/kernel/fs/...`.
+    /// `configuration` (the kernel's, where there is one), `module/kernel/fs/...`.
     pub inputs: Vec<FileRecord>,
     /// The files of the folder, named as they are, without the manifest itself.
     pub outputs: Vec<FileRecord>,
@@ -49,6 +49,9 @@ pub struct ModuleRecord {
     pub on_demand: Vec<String>,
     /// Wanted on demand, but not made for this kernel.
     pub absent: Vec<String>,
+    /// With the distribution's signatures: the kernel needs them, or nothing is known about it.
+    #[serde(default)]
+    pub signed: bool,
 }
 
 /// One file of a [`Manifest`].
@@ -149,7 +152,12 @@ mod tests {
             recipe: 3,
             coracle: env!("CARGO_PKG_VERSION").into(),
             kernel: KernelRecord { release: "6.1.0".into(), compression: "xz".into() },
-            modules: ModuleRecord { boot: vec!["a".into()], on_demand: vec![], absent: vec![] },
+            modules: ModuleRecord {
+                boot: vec!["a".into()],
+                on_demand: vec![],
+                absent: vec![],
+                signed: false,
+            },
             inputs: vec![FileRecord::of("agent", b"abc")],
             outputs: vec![],
         }
