@@ -33,8 +33,12 @@ use crate::{
 /// How long the monitor may take to quit once told to, and its last events to arrive.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// How long to wait between attempts to connect again.
-const RECONNECT: Duration = Duration::from_millis(100);
+/// How long to wait after the first attempt to connect again. The usual reason for a lost connection
+/// is a VM that ends, and whoever waits for that should not wait for us.
+const RECONNECT: Duration = Duration::from_millis(2);
+
+/// Each pause is twice as long as the last, up to this.
+const RECONNECT_MOST: Duration = Duration::from_millis(100);
 
 /// `heard` are the events of the connection that there is. They are heard from before the VM is
 /// handed out: whoever has it may cause some before this task first runs.
@@ -109,6 +113,7 @@ async fn end(shared: &Shared) {
 /// Follows the VM's events, through as many connections as it takes, until one tells of the
 /// guest's end; none when the process is gone without such an event.
 async fn follow(shared: &Shared, mut heard: Option<broadcast::Receiver<Event>>) -> Option<Cause> {
+    let mut pause = RECONNECT;
     loop {
         let client = shared.control.borrow().clone();
         if let Some(client) = client
@@ -123,12 +128,14 @@ async fn follow(shared: &Shared, mut heard: Option<broadcast::Receiver<Event>>) 
         }
         match Client::connect(&shared.identity.control_socket, PATIENCE, PATIENCE).await {
             Ok(client) => {
+                pause = RECONNECT;
                 heard = Some(client.events());
                 shared.control.send_replace(Some(client));
             }
             Err(error) => {
                 tracing::debug!(%error, "control socket not connected again yet");
-                sleep(RECONNECT).await;
+                sleep(pause).await;
+                pause = (pause * 2).min(RECONNECT_MOST);
             }
         }
     }
