@@ -23,6 +23,18 @@ const PERL: &str = r#"
     $| = 1; print "$count $sum\n"; close(SUM) or die "sha256sum failed"; exit 3;
 "#;
 
+/// Sets, reads, lists and removes an attribute of a file on a share.
+const ATTRIBUTES: &str = r#"
+    my ($path, $name, $value, $room) = ("/mnt/file", "user.test", "from here", "\0" x 256);
+    my ($set, $get, $list, $remove) = (188, 191, 194, 197);
+    syscall($set, $path, $name, $value, length($value), 0) == 0 or die "set: $!";
+    my $length = syscall($get, $path, $name, $room, length($room));
+    $length > 0 or die "get: $!"; print substr($room, 0, $length), "\n";
+    $length = syscall($list, $path, $room, length($room));
+    $length > 0 or die "list: $!"; print join(" ", split(/\0/, substr($room, 0, $length))), "\n";
+    print syscall($remove, $path, $name), "\n";
+"#;
+
 /// Appends the files below `dir` to `out` until it has `INPUT_BYTES`.
 fn gather(dir: &Path, out: &mut File, size: &mut u64) {
     let mut entries: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().collect();
@@ -81,5 +93,15 @@ fn perl_in_debian_reads_a_hundred_megabytes_as_the_host_does() {
         "{}",
         text(&out.stderr)
     );
+
+    // On the disk of the build: older kernels have no attributes of users in a tmpfs.
+    let shared = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    fs::write(shared.path().join("file"), "").unwrap();
+    let share = format!("{}:/mnt", shared.path().display());
+    let mut run = place.coracle(["run", "--share", &share]);
+    let out = run.arg(&root).args(["--", "perl", "-e", ATTRIBUTES]).output().unwrap();
+    assert_eq!(text(&out.stdout), "from here\nuser.test\n0\n", "{}", text(&out.stderr));
+    let list = rustix::fs::listxattr(shared.path().join("file"), &mut [0; 256]).unwrap();
+    assert_eq!(list, 0, "it was removed again");
     place.assert_nothing_left();
 }

@@ -22,6 +22,7 @@ mod node;
 mod serve;
 mod session;
 mod wire;
+mod xattr;
 
 pub use export::{Export, ExportError};
 pub use serve::{ServeError, serve, serve_connection};

@@ -1,5 +1,7 @@
 //! One client's session: its fids, and what each request does.
 
+mod attribute;
+
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,6 +17,7 @@ use rustix::io::{Errno, Result};
 use crate::export::Export;
 use crate::node::Node;
 use crate::wire::{QID, Reader, Writer, frame, kind};
+use crate::xattr::Attribute;
 use crate::{attr, lock};
 
 /// The only dialect.
@@ -42,6 +45,8 @@ struct Fid {
     /// Whose files are made through it.
     user: u32,
     open: Option<File>,
+    /// It no longer stands for the file, but for this of it.
+    attribute: Option<Attribute>,
 }
 
 impl Session {
@@ -77,8 +82,11 @@ impl Session {
             kind::READ => self.read(body, out)?,
             kind::WRITE => self.write(body, out)?,
             kind::CLUNK => {
-                self.fids.remove(&body.u32()?).ok_or(Errno::BADF)?;
+                let fid = self.fids.remove(&body.u32()?).ok_or(Errno::BADF)?;
+                fid.attribute.map_or(Ok(()), |attribute| attribute.finish(&fid.node))?;
             }
+            kind::XATTRWALK => self.read_attribute(body, out)?,
+            kind::XATTRCREATE => self.create_attribute(body)?,
             kind::REMOVE => {
                 self.fids.remove(&body.u32()?).ok_or(Errno::BADF)?;
                 return Err(Errno::OPNOTSUPP);
@@ -144,7 +152,7 @@ impl Session {
         let user = body.u32().unwrap_or(NOBODY);
         let node = Node::root(&self.export.root)?;
         out.qid(node.qid()?);
-        self.insert(fid, Fid { node, user, open: None })
+        self.insert(fid, Fid { node, user, open: None, attribute: None })
     }
 
     fn walk(&mut self, body: &mut Reader<'_>, out: &mut Writer) -> Result<()> {
@@ -172,7 +180,7 @@ impl Session {
         out.u16(walked);
         out.0.extend(qids.0);
         if walked == count {
-            self.insert(new, Fid { node, user, open: None })?;
+            self.insert(new, Fid { node, user, open: None, attribute: None })?;
         }
         Ok(())
     }
@@ -212,15 +220,24 @@ impl Session {
         let node = directory.step(&name)?;
         own(&node, user, group)?;
         out.qid(node.qid()?).u32(0);
-        self.fids.insert(number, Fid { node, user, open: Some(File::from(file)) });
+        self.fids.insert(number, Fid { node, user, open: Some(File::from(file)), attribute: None });
         Ok(())
     }
 
     fn read(&mut self, body: &mut Reader<'_>, out: &mut Writer) -> Result<()> {
-        let file = self.opened(body)?;
+        let fid = self.fid(body)?;
         let (offset, count) = (body.u64()?, body.u32()?);
         let count = count.min(self.message.saturating_sub(READ_OVERHEAD));
-        let mut data = vec![0; usize::try_from(count).map_err(|_| Errno::INVAL)?];
+        let count = usize::try_from(count).map_err(|_| Errno::INVAL)?;
+        if let Some(attribute) = &fid.attribute {
+            let data = attribute.read_at(offset)?;
+            let data = &data[..data.len().min(count)];
+            out.u32(u32::try_from(data.len()).map_err(|_| Errno::INVAL)?);
+            out.0.extend(data);
+            return Ok(());
+        }
+        let file = fid.open.as_ref().ok_or(Errno::BADF)?;
+        let mut data = vec![0; count];
         let read = file.read_at(&mut data, offset).map_err(|error| errno(&error))?;
         out.u32(u32::try_from(read).map_err(|_| Errno::INVAL)?);
         out.0.extend(&data[..read]);
@@ -228,9 +245,15 @@ impl Session {
     }
 
     fn write(&mut self, body: &mut Reader<'_>, out: &mut Writer) -> Result<()> {
-        let file = self.opened(body)?;
+        let fid = self.fids.get_mut(&body.u32()?).ok_or(Errno::BADF)?;
         let (offset, count) = (body.u64()?, body.u32()?);
         let data = body.bytes(usize::try_from(count).map_err(|_| Errno::INVAL)?)?;
+        if let Some(attribute) = &mut fid.attribute {
+            attribute.write_at(offset, data)?;
+            out.u32(count);
+            return Ok(());
+        }
+        let file = fid.open.as_ref().ok_or(Errno::BADF)?;
         let written = file.write_at(data, offset).map_err(|error| errno(&error))?;
         out.u32(u32::try_from(written).map_err(|_| Errno::INVAL)?);
         Ok(())

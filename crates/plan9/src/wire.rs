@@ -22,6 +22,8 @@ pub(crate) mod kind {
     pub(crate) const READLINK: u8 = 22;
     pub(crate) const GETATTR: u8 = 24;
     pub(crate) const SETATTR: u8 = 26;
+    pub(crate) const XATTRWALK: u8 = 30;
+    pub(crate) const XATTRCREATE: u8 = 32;
     pub(crate) const READDIR: u8 = 40;
     pub(crate) const FSYNC: u8 = 50;
     pub(crate) const LOCK: u8 = 52;

@@ -189,7 +189,9 @@ fn a_read_only_share_refuses_all_that_changes_anything() {
     client.walk(2, &["sub", "file"]).unwrap();
     let (name, mode) = (text("new"), le(0o644));
     let attributes = [&le(2)[..], &[0; 56]].concat();
-    let requests: [(u8, Vec<u8>); 9] = [
+    let attribute = [&le(2)[..], &text("user.a"), &1_u64.to_le_bytes(), &le(0)].concat();
+    let requests: [(u8, Vec<u8>); 10] = [
+        (32, attribute),
         (14, [&le(1)[..], &name, &le(1), &mode, &le(0)].concat()),
         (16, [&le(1)[..], &name, &text("x"), &le(0)].concat()),
         (18, [&le(1)[..], &name, &le(0o100_644), &le(0), &le(0), &le(0)].concat()),
@@ -205,6 +207,77 @@ fn a_read_only_share_refuses_all_that_changes_anything() {
     }
     assert_eq!(fs::read(place.path().join("shared/sub/file")).unwrap(), b"shared");
     assert_eq!(fs::read_dir(place.path().join("shared/sub")).unwrap().count(), 1);
+}
+
+/// Sets an attribute of `sub/file` in as many writes as there are pieces.
+fn set(client: &mut Client, name: &str, pieces: &[&[u8]], flags: u32) -> Result<(), u32> {
+    client.walk(5, &["sub", "file"]).unwrap();
+    let size: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+    let create = [&le(5)[..], &text(name), &size.to_le_bytes(), &le(flags)].concat();
+    client.ask(32, &create)?;
+    let mut offset = 0_u64;
+    for piece in pieces {
+        let count = u32::try_from(piece.len()).unwrap();
+        let write = [&le(5)[..], &offset.to_le_bytes(), &le(count), piece].concat();
+        client.ask(118, &write)?;
+        offset += piece.len() as u64;
+    }
+    client.ask(120, &le(5)).map(drop)
+}
+
+/// An attribute of `sub/file`, or with an empty name the list of all.
+fn get(client: &mut Client, name: &str) -> Result<Vec<u8>, u32> {
+    client.walk(5, &["sub", "file"]).unwrap();
+    let size = client.ask(30, &[&le(5)[..], &le(6), &text(name)].concat())?;
+    let value = client.read(6)?;
+    assert_eq!(u64::from_le_bytes(size.try_into().unwrap()), value.len() as u64);
+    client.clunk(6);
+    Ok(value)
+}
+
+/// On the disk of the build: older kernels have no attributes of users in a tmpfs.
+#[test]
+fn attributes_of_users_are_set_read_listed_and_removed_and_no_others() {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    fs::create_dir_all(place.path().join("shared/sub")).unwrap();
+    let file = place.path().join("shared/sub/file");
+    fs::write(&file, "shared").unwrap();
+    let mut client = Client::attached(export(place.path()));
+
+    set(&mut client, "user.one", &[b"first ", b"second"], 0).unwrap();
+    set(&mut client, "user.empty", &[], 0).unwrap();
+    let mut value = [0; 64];
+    let length = rustix::fs::getxattr(&file, "user.one", &mut value).unwrap();
+    assert_eq!(&value[..length], b"first second");
+    assert_eq!(get(&mut client, "user.one").unwrap(), b"first second");
+    let list = get(&mut client, "").unwrap();
+    let mut names: Vec<&[u8]> = list.split(|byte| *byte == 0).filter(|n| !n.is_empty()).collect();
+    names.sort_unstable();
+    assert_eq!(names, [&b"user.empty"[..], b"user.one"]);
+
+    const CREATE: u32 = 1;
+    const REPLACE: u32 = 2;
+    const EEXIST: u32 = 17;
+    const ENODATA: u32 = 61;
+    const EOPNOTSUPP: u32 = 95;
+    assert_eq!(set(&mut client, "user.one", &[b"x"], CREATE), Err(EEXIST));
+    set(&mut client, "user.one", &[], REPLACE).unwrap();
+    assert_eq!(get(&mut client, "user.one"), Err(ENODATA));
+
+    for name in ["security.capability", "trusted.overlay.opaque", "system.posix_acl_access"] {
+        assert_eq!(set(&mut client, name, &[b"x"], 0), Err(EOPNOTSUPP), "{name}");
+        assert_eq!(get(&mut client, name), Err(EOPNOTSUPP), "{name}");
+    }
+    // Announced and not written, or more written than announced.
+    let create = [&le(5)[..], &text("user.two"), &4_u64.to_le_bytes(), &le(0)].concat();
+    client.walk(5, &["sub", "file"]).unwrap();
+    client.ask(32, &create).unwrap();
+    assert_eq!(client.ask(120, &le(5)), Err(EINVAL));
+    client.walk(5, &["sub", "file"]).unwrap();
+    client.ask(32, &create).unwrap();
+    let write = [&le(5)[..], &0_u64.to_le_bytes(), &le(5), b"12345"].concat();
+    assert_eq!(client.ask(118, &write), Err(28));
+    assert_eq!(get(&mut client, "user.two"), Err(ENODATA));
 }
 
 #[test]
