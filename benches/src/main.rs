@@ -5,6 +5,7 @@
 
 mod bare;
 mod boot;
+mod event;
 mod live;
 mod memory;
 mod network;
