@@ -15,7 +15,7 @@ use coracle_guest_image::cpio;
 
 use crate::bare;
 
-/// What the guest does: says a byte, sends, receives, says a byte.
+/// What the guest does: says a byte, sends, sends what comes out of a pipe, receives, says a byte.
 const INIT: &str = r#"#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t devtmpfs dev /dev
@@ -24,6 +24,7 @@ while ! [ -e /dev/vport0p1 ]; do $b sleep 0.01; done
 exec 3<>/dev/vport0p1
 echo r >&3
 $b dd bs=64k iflag=fullblock count=COUNT </dev/zero >&3 2>/dev/null
+$b dd bs=64k count=COUNT </dev/zero 2>/dev/null | $b dd bs=64k >&3 2>/dev/null
 $b dd bs=64k iflag=fullblock count=COUNT <&3 >/dev/null 2>/dev/null
 echo d >&3
 $b sleep 1000
@@ -34,6 +35,8 @@ $b sleep 1000
 pub struct Speed {
     /// From the guest to the host.
     pub to_host: f64,
+    /// The same, through a pipe between two processes first, as a container's output goes.
+    pub piped: f64,
     /// From the host to the guest.
     pub to_guest: f64,
 }
@@ -74,6 +77,20 @@ fn copy_over(_vm: &Child, socket: &Path, blocks: u32) -> Result<Speed> {
     let mut buffer = vec![0; 1 << 18];
     expect(&mut port, b"r\n")?;
     let started = Instant::now();
+    drain(&mut port, total, &mut buffer)?;
+    let to_host = rate(total, started);
+    let started = Instant::now();
+    drain(&mut port, total, &mut buffer)?;
+    let piped = rate(total, started);
+    let started = Instant::now();
+    for _ in 0..blocks {
+        port.write_all(&buffer[..65536]).context("cannot write to the port")?;
+    }
+    expect(&mut port, b"d\n")?;
+    Ok(Speed { to_host, piped, to_guest: rate(total, started) })
+}
+
+fn drain(port: &mut UnixStream, total: u64, buffer: &mut [u8]) -> Result<()> {
     let mut left = total;
     while left > 0 {
         let most = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
@@ -81,13 +98,7 @@ fn copy_over(_vm: &Child, socket: &Path, blocks: u32) -> Result<Speed> {
         ensure!(n > 0, "the port closed");
         left -= n as u64;
     }
-    let to_host = rate(total, started);
-    let started = Instant::now();
-    for _ in 0..blocks {
-        port.write_all(&buffer[..65536]).context("cannot write to the port")?;
-    }
-    expect(&mut port, b"d\n")?;
-    Ok(Speed { to_host, to_guest: rate(total, started) })
+    Ok(())
 }
 
 fn expect(port: &mut UnixStream, wanted: &[u8; 2]) -> Result<()> {

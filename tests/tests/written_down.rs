@@ -111,7 +111,7 @@ impl Ledger<'_> {
         let is_ours = |part: &&str| **part == *self.sandbox;
         match parts.as_slice() {
             // What all sandboxes share, and the run directory, which is made whole and holds a lock.
-            ["monitor.log" | "events.jsonl" | "sbs" | "run" | "logs"] => {}
+            ["monitor.log" | "monitor.log.1" | "events.jsonl" | "sbs" | "run" | "logs"] => {}
             ["run", ".networks", ..] => self.count("file of a network"),
             ["run", name] if name.trim_start_matches('.').starts_with(self.sandbox) => {}
             ["run", name, "owner.lock"] if name.contains(self.sandbox) => {}

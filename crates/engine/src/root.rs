@@ -13,6 +13,9 @@ use crate::run_dir;
 /// The control group that those of all sandboxes are in.
 pub(crate) const CGROUPS: &str = "coracle";
 
+/// Bytes of the monitors' log after which another is begun.
+const MONITOR_LOG: u64 = 8 << 20;
+
 /// The directories of one coracle installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
@@ -139,7 +142,8 @@ impl Root {
         format!(".{hash:08x}")
     }
 
-    /// What monitors and keepers say, opened to be appended to.
+    /// What monitors and keepers say, opened to be appended to. One of 8 MiB is put aside first, in
+    /// the place of the one before it; who has it open goes on writing there.
     ///
     /// # Errors
     /// It cannot be made.
@@ -147,6 +151,10 @@ impl Root {
         use std::os::unix::fs::OpenOptionsExt;
         std::fs::create_dir_all(&self.data)?;
         let path = self.data.join("monitor.log");
+        if std::fs::metadata(&path).is_ok_and(|log| log.len() >= MONITOR_LOG) {
+            // Somebody else may have done it this very moment.
+            let _ = std::fs::rename(&path, path.with_extension("log.1"));
+        }
         std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)
     }
 
@@ -195,6 +203,16 @@ mod tests {
         assert_eq!(root.guest(), Path::new("/home/u/.local/share/coracle/guest"));
         assert_eq!(root.images(), Path::new("/home/u/.cache/coracle/images"));
         assert_eq!(root.run(), Path::new("/run/user/7/coracle"));
+    }
+
+    #[test]
+    fn a_log_of_the_monitors_that_is_full_is_put_aside() {
+        let place = tempfile::tempdir().unwrap();
+        let root = Root::at(place.path());
+        root.monitor_log().unwrap().set_len(MONITOR_LOG).unwrap();
+        assert_eq!(root.monitor_log().unwrap().metadata().unwrap().len(), 0);
+        let aside = root.data.join("monitor.log.1");
+        assert_eq!(std::fs::metadata(aside).unwrap().len(), MONITOR_LOG);
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //!   early mounts ─▶ parameters ─▶ modules ─▶ root ─▶ late mounts, lo, limits   (no runtime yet)
 //!        ─▶ channel ─▶ entropy ─▶ bridge, for ever                               (tokio)
 //! ```
+//! The bridge is served by this first thread, which goes before every workload; the bytes of workloads
+//! have a thread of their own, which does not.
+//!
 //! Each step that another can do without is allowed to fail with a line in the log: a VM that
 //! answers and says what it lacks is worth more than one that is dead. Without mounts, root or
 //! channel there is nothing to answer with; then the agent prints why on the console and ends,

@@ -1,12 +1,12 @@
-//! The agent's ends of a workload's pipes, read and written off its own thread.
+//! The agent's ends of a workload's pipes, read and written off the threads that serve everyone.
 //!
 //! A pipe has a lock in the kernel, and whoever splices into it from something slow (a socket, a file
 //! on a share) holds that lock while it waits: `cat` of a file on a 9P share does, with `sendfile`.
-//! A read of our end then waits for the lock, non-blocking or not. On the agent's one thread that would
-//! let any workload stop the agent, and one that waits for a share whose bytes this thread carries
-//! stop it for ever. So this thread only asks whether a pipe is ready, which takes no lock, and the
-//! reading and writing is done by a thread of the blocking pool, one per pipe that has something to
-//! do at the moment.
+//! A read of our end then waits for the lock, non-blocking or not. On the thread that carries the streams
+//! of all workloads that would let any of them stop the others, and one that waits for a share whose
+//! bytes this thread carries stop them for ever. So this thread only asks whether a pipe is ready, which
+//! takes no lock, and the reading and writing is done by a thread of the blocking pool, one per pipe that
+//! has something to do at the moment.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -22,7 +22,7 @@ pub struct Nothing {}
 macro_rules! commands {
     ($($(#[$doc:meta])* $name:ident = $qmp:literal -> $reply:ty $({ $($(#[$fdoc:meta])* $field:ident: $kind:ty),* $(,)? })?;)*) => {$(
         $(#[$doc])*
-        #[derive(Debug, Serialize)]
+        #[derive(Debug, Clone, Serialize)]
         #[serde(rename_all = "kebab-case")]
         pub struct $name { $($($(#[$fdoc])* pub $field: $kind),*)? }
         impl Command for $name {

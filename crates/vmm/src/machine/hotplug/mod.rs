@@ -42,6 +42,12 @@ use crate::{
 /// How often an unplug looks for itself whether the device is gone, in case the event was lost.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How long a device that is gone may hold what it stood on.
+const LET_GO: Duration = Duration::from_secs(2);
+
+/// Between two looks whether it has let go.
+const LET_GO_LOOK: Duration = Duration::from_millis(10);
+
 /// Where QEMU lists the devices that have an id.
 const PERIPHERALS: &str = "/machine/peripheral";
 
@@ -241,17 +247,49 @@ impl Bench<'_> {
         Ok(found)
     }
 
-    /// Runs a removal; false when there is nothing to remove.
-    async fn attempt<C: Command>(&self, command: C) -> Result<bool, VmmError> {
-        match self.client.run(command).await {
-            Ok(_) => Ok(true),
-            Err(QmpError::Refused { desc, .. }) if is_absent(&desc) => Ok(false),
-            Err(error) => Err(self.shared.failure(C::NAME, error)),
+    /// Runs a removal; false when there is nothing to remove. A device that is on no list any more
+    /// holds what it stood on for some 50 ms yet, which only matters to who did not hear of its end
+    /// because a former owner had asked for it.
+    async fn attempt<C: Command + Clone>(&self, command: C) -> Result<bool, VmmError> {
+        let deadline = Instant::now() + LET_GO;
+        loop {
+            match self.client.run(command.clone()).await {
+                Ok(_) => return Ok(true),
+                Err(QmpError::Refused { desc, .. }) if is_absent(&desc) => return Ok(false),
+                Err(QmpError::Refused { desc, .. })
+                    if is_held(&desc) && Instant::now() < deadline =>
+                {
+                    sleep(LET_GO_LOOK).await;
+                }
+                Err(error) => return Err(self.shared.failure(C::NAME, error)),
+            }
         }
     }
+}
+
+/// Whether QEMU says that something still stands on what it should remove.
+fn is_held(desc: &str) -> bool {
+    desc.contains(" is in use") || desc.ends_with(" is busy")
 }
 
 /// Whether QEMU says that what it should remove is not there; only its words tell.
 fn is_absent(desc: &str) -> bool {
     desc.starts_with("Failed to find") || desc.ends_with("not found")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As QEMU 7.2 has it in `blockdev.c`, `net/net.c`, `chardev/char.c`.
+    #[test]
+    fn what_is_held_is_told_from_what_is_absent() {
+        for desc in ["Node d is in use", "Chardev 'd' is busy"] {
+            assert!(is_held(desc) && !is_absent(desc), "{desc}");
+        }
+        for desc in ["Failed to find node with node-name='d'", "Device 'd' not found"] {
+            assert!(is_absent(desc) && !is_held(desc), "{desc}");
+        }
+        assert!(!is_held("Node d is not owned by the monitor"));
+    }
 }
