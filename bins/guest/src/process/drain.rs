@@ -18,16 +18,28 @@ use crate::reaper::Child;
 /// How long an exited process's stream must be silent to count as ended.
 const SILENCE: Duration = Duration::from_millis(500);
 
+/// How often a stream that is not at rest is given as long again. A read that still hangs then waits
+/// for somebody who holds the pipe, not for its turn on a busy processor.
+const AGAIN: u32 = 20;
+
+/// A stream that knows whether silence means that there is nothing.
+pub trait Rest {
+    /// Whether nothing is there to be read and no read is under way.
+    fn is_at_rest(&self) -> bool;
+}
+
 /// An output stream of a process that ends soon after the process.
-pub struct Drained<R: AsyncRead + Send + Unpin + 'static> {
+pub struct Drained<R: AsyncRead + Rest + Send + Unpin + 'static> {
     /// Gone once it has ended.
     stream: Option<R>,
     exit: Pin<Box<dyn Future<Output = ()> + Send>>,
     exited: bool,
     silence: Pin<Box<Sleep>>,
+    /// How often the stream was silent and yet not at rest.
+    unrest: u32,
 }
 
-impl<R: AsyncRead + Send + Unpin + 'static> Drained<R> {
+impl<R: AsyncRead + Rest + Send + Unpin + 'static> Drained<R> {
     /// Ends `stream` soon after `process`.
     pub fn new(stream: R, process: Child) -> Self {
         let exit = Box::pin(async move {
@@ -37,11 +49,12 @@ impl<R: AsyncRead + Send + Unpin + 'static> Drained<R> {
     }
 
     fn with_exit(stream: R, exit: Pin<Box<dyn Future<Output = ()> + Send>>) -> Self {
-        Self { stream: Some(stream), exit, exited: false, silence: Box::pin(sleep(SILENCE)) }
+        let silence = Box::pin(sleep(SILENCE));
+        Self { stream: Some(stream), exit, exited: false, silence, unrest: 0 }
     }
 }
 
-impl<R: AsyncRead + Send + Unpin + 'static> AsyncRead for Drained<R> {
+impl<R: AsyncRead + Rest + Send + Unpin + 'static> AsyncRead for Drained<R> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -49,7 +62,8 @@ impl<R: AsyncRead + Send + Unpin + 'static> AsyncRead for Drained<R> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let Some(stream) = &mut this.stream else { return Poll::Ready(Ok(())) };
-        if let Poll::Ready(result) = Pin::new(stream).poll_read(context, buffer) {
+        if let Poll::Ready(result) = Pin::new(&mut *stream).poll_read(context, buffer) {
+            this.unrest = 0;
             this.silence.as_mut().reset(Instant::now() + SILENCE);
             return Poll::Ready(result);
         }
@@ -60,10 +74,21 @@ impl<R: AsyncRead + Send + Unpin + 'static> AsyncRead for Drained<R> {
             this.exited = true;
             this.silence.as_mut().reset(Instant::now() + SILENCE);
         }
-        if this.silence.as_mut().poll(context).is_pending() {
-            return Poll::Pending;
+        while this.silence.as_mut().poll(context).is_ready() {
+            if stream.is_at_rest() || this.unrest == AGAIN {
+                return this.end();
+            }
+            this.unrest += 1;
+            this.silence.as_mut().reset(Instant::now() + SILENCE);
         }
-        if let Some(stream) = this.stream.take() {
+        Poll::Pending
+    }
+}
+
+impl<R: AsyncRead + Rest + Send + Unpin + 'static> Drained<R> {
+    /// What is still to come is for nobody.
+    fn end(&mut self) -> Poll<io::Result<()>> {
+        if let Some(stream) = self.stream.take() {
             discard(stream);
         }
         Poll::Ready(Ok(()))
@@ -79,8 +104,54 @@ pub fn discard(mut stream: impl AsyncRead + Send + Unpin + 'static) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::sync::oneshot;
+
+    impl Rest for DuplexStream {
+        fn is_at_rest(&self) -> bool {
+            true
+        }
+    }
+
+    /// A stream whose read is under way until it is told otherwise.
+    struct Reading(DuplexStream, Arc<AtomicBool>);
+
+    impl Rest for Reading {
+        fn is_at_rest(&self) -> bool {
+            !self.1.load(Ordering::Relaxed)
+        }
+    }
+
+    impl AsyncRead for Reading {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(context, buffer)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_waits_for_its_turn_is_no_silence_but_one_that_hangs_is() {
+        let (ours, mut its) = duplex(64);
+        let under_way = Arc::new(AtomicBool::new(true));
+        let stream = Reading(ours, Arc::clone(&under_way));
+        let mut stream = Drained::with_exit(stream, Box::pin(async {}));
+        let late = async {
+            tokio::time::sleep(SILENCE * 5).await;
+            its.write_all(b"late").await.unwrap();
+            its
+        };
+        let mut word = [0; 4];
+        let (read, _its) = tokio::join!(stream.read_exact(&mut word), late);
+        assert_eq!((read.unwrap(), &word), (4, b"late"));
+        let began = Instant::now();
+        assert_eq!(stream.read(&mut word).await.unwrap(), 0, "it hangs for good");
+        assert!(began.elapsed() >= SILENCE * AGAIN);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn output_ends_after_the_exit_though_someone_holds_the_pipe() {

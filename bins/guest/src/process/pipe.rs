@@ -21,6 +21,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 
+use super::drain::Rest;
 use crate::sys;
 
 /// Bytes read at first; a pipe that has more is read in chunks from then on.
@@ -68,6 +69,12 @@ impl Outlet {
     pub fn new(pipe: OwnedFd) -> io::Result<Self> {
         widen(&pipe);
         Ok(Self { pipe: Arc::new(sys::watch(pipe)?), state: Reading::Idle(Vec::new()) })
+    }
+}
+
+impl Rest for Outlet {
+    fn is_at_rest(&self) -> bool {
+        matches!(self.state, Reading::Idle(_)) && !is_ready(&self.pipe)
     }
 }
 

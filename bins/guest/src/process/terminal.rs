@@ -18,6 +18,7 @@ use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::drain::Rest;
 use crate::sys;
 
 /// End of transmission: what Ctrl-D sends.
@@ -80,6 +81,13 @@ impl Terminal {
                 Err(_would_block) => {}
             }
         }
+    }
+}
+
+/// It is read where it is polled: what is there would have come.
+impl Rest for Output {
+    fn is_at_rest(&self) -> bool {
+        true
     }
 }
 

@@ -4,7 +4,7 @@ use coracle_bridge::message::ProcessParameters;
 use coracle_bridge::server::{ExitFuture, Source, Started};
 use tokio::io::AsyncRead;
 
-use crate::process::drain::{Drained, discard};
+use crate::process::drain::{Drained, Rest, discard};
 use crate::process::streams::{AgentEnds, Wanted};
 use crate::process::terminal::Terminal;
 use crate::reaper::Child;
@@ -61,7 +61,7 @@ fn bare(child: &Child) -> Started {
 /// Someone must read it, or writing to it would block.
 fn output<R>(child: &Child, stream: Option<R>, wanted: bool) -> Option<Source>
 where
-    R: AsyncRead + Send + Unpin + 'static,
+    R: AsyncRead + Rest + Send + Unpin + 'static,
 {
     let stream = stream?;
     if wanted {
