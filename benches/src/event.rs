@@ -3,7 +3,7 @@
 //! The same kernel and modules as coracle's guest, busybox as init, one PCI device behind a bridge, and
 //! nothing but QMP: what unplugging costs with nobody in between.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
@@ -54,10 +54,10 @@ pub fn measure(guest: &Path) -> Result<Samples> {
 }
 
 fn rounds(port: &Path, qmp: &Path) -> Result<Samples> {
-    let mut port = connect(port)?;
+    let mut port = raw::connect(port)?;
     let mut byte = [0];
-    std::io::Read::read_exact(&mut port, &mut byte).context("the guest says nothing")?;
-    let mut monitor = Monitor::new(connect(qmp)?)?;
+    port.read_exact(&mut byte).context("the guest says nothing")?;
+    let mut monitor = Monitor::new(raw::connect(qmp)?)?;
     let mut samples = Samples::default();
     for _ in 0..ROUNDS {
         let device = json!({"driver": "virtio-rng-pci", "id": "d", "bus": "hot", "addr": "1"});
@@ -69,20 +69,6 @@ fn rounds(port: &Path, qmp: &Path) -> Result<Samples> {
         samples.add(began.elapsed());
     }
     Ok(samples)
-}
-
-fn connect(path: &Path) -> Result<UnixStream> {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        match UnixStream::connect(path) {
-            Ok(stream) => {
-                stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-                return Ok(stream);
-            }
-            Err(error) => ensure!(Instant::now() < deadline, "no socket: {error}"),
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// QEMU's control socket, a line at a time.

@@ -64,15 +64,7 @@ pub fn copy(guest: &Path, blocks: u32) -> Result<Speed> {
 }
 
 fn copy_over(_vm: &Child, socket: &Path, blocks: u32) -> Result<Speed> {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let mut port = loop {
-        match UnixStream::connect(socket) {
-            Ok(port) => break port,
-            Err(error) => ensure!(Instant::now() < deadline, "no port: {error}"),
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    port.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut port = connect(socket)?;
     let total = u64::from(blocks) * 65536;
     let mut buffer = vec![0; 1 << 18];
     expect(&mut port, b"r\n")?;
@@ -88,6 +80,24 @@ fn copy_over(_vm: &Child, socket: &Path, blocks: u32) -> Result<Speed> {
     }
     expect(&mut port, b"d\n")?;
     Ok(Speed { to_host, piped, to_guest: rate(total, started) })
+}
+
+/// A connection to a socket that QEMU is about to make.
+///
+/// # Errors
+/// It is not there within 30 s.
+pub fn connect(path: &Path) -> Result<UnixStream> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => {
+                stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+                return Ok(stream);
+            }
+            Err(error) => ensure!(Instant::now() < deadline, "no socket: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn drain(port: &mut UnixStream, total: u64, buffer: &mut [u8]) -> Result<()> {

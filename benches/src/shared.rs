@@ -1,7 +1,6 @@
 //! The baseline of a virtio-fs share: the same virtiofsd under a bare QEMU, read by busybox.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -79,15 +78,7 @@ pub fn read(guest: &Path, folder: &Path, bytes: u64, times: usize) -> Result<f64
 }
 
 fn rates(port: &Path, bytes: u64, times: usize) -> Result<Vec<f64>> {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let mut port = loop {
-        match UnixStream::connect(port) {
-            Ok(port) => break port,
-            Err(error) => ensure!(Instant::now() < deadline, "no port: {error}"),
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    port.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut port = raw::connect(port)?;
     let mut said = [0; 2];
     port.read_exact(&mut said).context("the guest does not mount the share")?;
     (0..times)

@@ -276,6 +276,23 @@ fn read_executable(role: &'static str, path: &Path) -> Result<Vec<u8>, BuildErro
 mod tests {
     use super::*;
 
+    #[test]
+    fn modules_keep_their_signatures_only_where_they_must() {
+        let place = tempfile::tempdir().unwrap();
+        let mut dep = String::new();
+        for name in crate::BOOT_MODULES {
+            let module = b"\x7fELFsig\0\0\x02\0\0\0\0\0\0\0\0\x03~Module signature appended~\n";
+            std::fs::write(place.path().join(format!("{name}.ko")), module).unwrap();
+            dep += &format!("{name}.ko:\n");
+        }
+        std::fs::write(place.path().join("modules.dep"), dep).unwrap();
+        std::fs::write(place.path().join("modules.builtin"), "").unwrap();
+        let objects = |signed| read_modules(place.path(), "6.1.0", signed).unwrap().1;
+        assert!(objects(false).iter().all(|module| module.object == b"\x7fELF"));
+        assert!(objects(true).iter().all(|module| module.object == module.stored));
+        assert!(objects(true).len() >= crate::BOOT_MODULES.len());
+    }
+
     /// If this fails, the recipe has changed: give [`RECIPE`] the next number, so that files made
     /// before count as stale, and write the new digest here.
     #[test]

@@ -50,8 +50,13 @@ pub struct ModuleRecord {
     /// Wanted on demand, but not made for this kernel.
     pub absent: Vec<String>,
     /// With the distribution's signatures: the kernel needs them, or nothing is known about it.
-    #[serde(default)]
+    /// Not said before there was a choice: then they were kept.
+    #[serde(default = "kept")]
     pub signed: bool,
+}
+
+fn kept() -> bool {
+    true
 }
 
 /// One file of a [`Manifest`].
