@@ -89,10 +89,15 @@ pub fn let_go(address: &str) -> Result<(), PciError> {
 
 /// The folders in `/sys/block` of the disks behind a PCI device.
 pub fn disks_of(address: &str) -> Vec<PathBuf> {
-    let Ok(device) = fs::canonicalize(folder(address)) else { return Vec::new() };
     let Ok(blocks) = fs::read_dir("/sys/block") else { return Vec::new() };
     let blocks = blocks.flatten().map(|entry| entry.path());
-    blocks.filter(|block| fs::canonicalize(block).is_ok_and(|at| at.starts_with(&device))).collect()
+    blocks.filter(|block| is_behind(block, address)).collect()
+}
+
+/// Whether what a link in sysfs leads to belongs to the PCI device at `address`.
+pub fn is_behind(link: &Path, address: &str) -> bool {
+    let (at, device) = (fs::canonicalize(link), fs::canonicalize(folder(address)));
+    matches!((at, device), (Ok(at), Ok(device)) if at.starts_with(&device))
 }
 
 fn folder(address: &str) -> PathBuf {

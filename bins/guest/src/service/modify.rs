@@ -16,6 +16,7 @@ use crate::container;
 use crate::pci;
 use crate::storage::disk::{self, APPEAR_TIMEOUT, DiskAddress};
 use crate::storage::mount::{Mounter, unmount};
+use crate::storage::scsi::Unit;
 use crate::storage::{overlay, plan9, pmem, resources, virtiofs};
 
 impl Agent {
@@ -131,12 +132,13 @@ fn name(verb: Verb) -> &'static str {
 }
 
 fn address(disk: &MappedVirtualDisk) -> DiskAddress {
-    match &disk.coracle {
-        Some(extra) if !extra.pci.is_empty() => DiskAddress::Pci(extra.pci.clone()),
-        Some(extra) if !extra.serial.is_empty() => DiskAddress::Serial(extra.serial.clone()),
-        Some(_) | None => {
-            DiskAddress::Lun { controller: disk.controller.into(), lun: disk.lun.into() }
-        }
+    let unit = Unit { controller: disk.controller.into(), lun: disk.lun.into() };
+    let Some(extra) = &disk.coracle else { return DiskAddress::Scsi { unit, serial: None } };
+    let serial = Some(extra.serial.clone()).filter(|serial| !serial.is_empty());
+    match serial {
+        _ if !extra.pci.is_empty() => DiskAddress::Pci(extra.pci.clone()),
+        Some(serial) if !extra.unit => DiskAddress::Serial(serial),
+        serial => DiskAddress::Scsi { unit, serial },
     }
 }
 
@@ -155,9 +157,9 @@ fn pci_address(device: &VpciDevice) -> Result<String, ServiceError> {
 fn add_disk(mounter: &Mounter, disk: &MappedVirtualDisk) -> Result<(), ServiceError> {
     if disk.mount_path.is_empty() {
         return match address(disk) {
-            DiskAddress::Lun { .. } => Ok(()),
-            serial => {
-                disk::await_attached(mounter, &serial).map(drop).map_err(|error| failed(&error))
+            DiskAddress::Scsi { serial: None, .. } => Ok(()),
+            known => {
+                disk::await_attached(mounter, &known).map(drop).map_err(|error| failed(&error))
             }
         };
     }

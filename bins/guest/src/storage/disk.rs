@@ -1,12 +1,12 @@
 //! Disks, found by the serial the host gave them.
 //!
-//! The order in which the kernel finds disks means nothing, and with several controllers neither
-//! does their address; the serial is the one name both sides know. A disk appears some time after
-//! the host plugged it in, long after on a busy machine, so looking for it means waiting for it.
-//! For a host that gives no serial, there is hcsshim's address: controller and LUN.
+//! The order in which the kernel finds disks means nothing; the serial is the one name both sides know,
+//! and tells a disk from the one that had its place before. A disk appears some time after the host
+//! plugged it in, long after on a busy machine, so looking for it means waiting for it. For a host that
+//! gives no serial, there is hcsshim's address: controller and LUN.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use nix::errno::Errno;
 use nix::mount::MsFlags;
 
 use super::mount::{Mount, MountError, Mounter, unmount};
+use super::node;
+use super::scsi::{self, Unit};
 use super::superblock::{self, SuperblockError};
 use crate::pci;
 
@@ -72,14 +74,14 @@ pub enum DiskError {
 /// What the host calls a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DiskAddress {
-    /// Its serial.
+    /// Its serial, wherever it is.
     Serial(String),
-    /// The LUN on the n-th SCSI controller.
-    Lun {
-        /// Which controller, from 0.
-        controller: u32,
-        /// Which unit of it.
-        lun: u32,
+    /// Its place on a SCSI controller.
+    Scsi {
+        /// Which place.
+        unit: Unit,
+        /// Its serial, from a host that gives one.
+        serial: Option<String>,
     },
     /// The only disk behind a PCI device.
     Pci(String),
@@ -88,8 +90,10 @@ pub enum DiskAddress {
 impl std::fmt::Display for DiskAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Serial(serial) => write!(f, "with serial {serial:?}"),
-            Self::Lun { controller, lun } => write!(f, "{controller}:{lun}"),
+            Self::Serial(serial) | Self::Scsi { serial: Some(serial), .. } => {
+                write!(f, "with serial {serial:?}")
+            }
+            Self::Scsi { unit, serial: None } => write!(f, "{}:{}", unit.controller, unit.lun),
             Self::Pci(address) => write!(f, "of PCI device {address}"),
         }
     }
@@ -156,7 +160,7 @@ pub fn detach(address: &DiskAddress, target: Option<&Path>) -> Result<(), DiskEr
     }
     for block in candidates(address) {
         let device = block.join("device");
-        match eject(&device) {
+        match scsi::eject(&device) {
             Ok(()) => {}
             // It is on its way: a host that gave up waiting and tried again asks twice at once.
             Err(_) if goes_within(&block, LEAVE_TIMEOUT) => {}
@@ -177,11 +181,6 @@ fn goes_within(block: &Path, timeout: Duration) -> bool {
     true
 }
 
-fn eject(device: &Path) -> io::Result<()> {
-    // Never made by us: what is not there any more is no file to create.
-    fs::File::options().write(true).open(device.join("delete"))?.write_all(b"1")
-}
-
 /// The root disk, which may still be on its way when the agent looks for it.
 pub fn find_at_boot(serial: &str, timeout: Duration) -> Result<PathBuf, DiskError> {
     wait_for(&DiskAddress::Serial(serial.to_owned()), timeout)
@@ -190,7 +189,7 @@ pub fn find_at_boot(serial: &str, timeout: Duration) -> Result<PathBuf, DiskErro
 fn wait_for(address: &DiskAddress, timeout: Duration) -> Result<PathBuf, DiskError> {
     let start = Instant::now();
     if candidates(address).is_empty() {
-        scan_controllers();
+        search(address);
     }
     let mut pause = Duration::from_millis(1);
     loop {
@@ -198,8 +197,8 @@ fn wait_for(address: &DiskAddress, timeout: Duration) -> Result<PathBuf, DiskErr
         match found.as_slice() {
             [block] => {
                 let node = Path::new("/dev").join(block.file_name().unwrap_or_default());
-                // The node can be a moment later than the folder.
-                if node.exists() {
+                // The node, and the disk behind it, can be a moment later than the folder.
+                if node::is_live(&node) {
                     return Ok(node);
                 }
             }
@@ -228,13 +227,11 @@ fn load_drivers(mounter: &Mounter, address: &DiskAddress) {
     }
 }
 
-/// Has the kernel look for disks that were there before the driver. Ours tells it not to look by
-/// itself (`scsi_mod.scan=manual`): it would ask all 256 targets of a controller one by one, where
-/// QEMU puts every disk on target 0. Disks plugged in later announce themselves.
-fn scan_controllers() {
-    for host in entries(Path::new("/sys/class/scsi_host")) {
-        // A controller that does not scan has nothing to find; the wait ends that.
-        let _ = fs::write(host.join("scan"), "0 0 -");
+fn search(address: &DiskAddress) {
+    match address {
+        DiskAddress::Scsi { unit, serial } => scsi::search(*unit, serial.as_deref()),
+        DiskAddress::Serial(_) => scsi::search_everything(),
+        DiskAddress::Pci(address) => scsi::search_behind(address),
     }
 }
 
@@ -246,29 +243,8 @@ fn candidates(address: &DiskAddress) -> Vec<PathBuf> {
             .filter(|block| serial_of(block).is_some_and(|found| found == *serial))
             .collect(),
         DiskAddress::Pci(address) => pci::disks_of(address),
-        DiskAddress::Lun { controller, lun } => {
-            let Some(host) = scsi_host(*controller) else { return Vec::new() };
-            let device = format!("/sys/bus/scsi/devices/{host}:0:0:{lun}/block");
-            let blocks = entries(Path::new(&device)).into_iter();
-            blocks
-                .filter_map(|block| Some(Path::new("/sys/block").join(block.file_name()?)))
-                .collect()
-        }
+        DiskAddress::Scsi { unit, serial } => scsi::blocks(*unit, serial.as_deref()),
     }
-}
-
-/// The number of the n-th virtio SCSI host. Hosts are numbered in the order of their slots.
-fn scsi_host(controller: u32) -> Option<u32> {
-    let mut hosts: Vec<u32> = entries(Path::new("/sys/class/scsi_host"))
-        .into_iter()
-        .filter(|host| {
-            fs::read_to_string(host.join("proc_name"))
-                .is_ok_and(|name| name.trim() == "virtio_scsi")
-        })
-        .filter_map(|host| host.file_name()?.to_str()?.strip_prefix("host")?.parse().ok())
-        .collect();
-    hosts.sort_unstable();
-    hosts.get(usize::try_from(controller).ok()?).copied()
 }
 
 fn entries(directory: &Path) -> Vec<PathBuf> {
@@ -276,34 +252,18 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
     entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 
-/// A SCSI disk tells its serial in page 0x80 of its vital product data; a virtio disk in a file.
+/// A SCSI disk tells its serial in its vital product data; a virtio disk in a file.
 fn serial_of(block: &Path) -> Option<String> {
-    if let Ok(page) = fs::read(block.join("device/vpd_pg80")) {
-        return serial_from_page(&page);
+    if let Some(serial) = scsi::serial_of(&block.join("device")) {
+        return Some(serial);
     }
     let text = fs::read_to_string(block.join("serial")).ok()?;
     Some(text.trim_end_matches(['\0', '\n']).to_owned())
 }
 
-/// Page 0x80: four bytes of header, the last two the length, then the serial, perhaps padded.
-fn serial_from_page(page: &[u8]) -> Option<String> {
-    let (header, rest) = page.split_at_checked(4)?;
-    let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    let text = std::str::from_utf8(rest.get(..length)?).ok()?;
-    Some(text.trim_matches(|c: char| c == ' ' || c == '\0').to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_serial_is_read_from_page_0x80() {
-        assert_eq!(serial_from_page(b"\0\x80\0\x06rootfs"), Some("rootfs".to_owned()));
-        assert_eq!(serial_from_page(b"\0\x80\0\x08rootfs  "), Some("rootfs".to_owned()));
-        assert_eq!(serial_from_page(b"\0\x80\0\x09rootfs"), None);
-        assert_eq!(serial_from_page(b"\0\x80"), None);
-    }
 
     #[test]
     fn a_file_system_we_do_not_know_is_refused_before_waiting_for_the_disk() {

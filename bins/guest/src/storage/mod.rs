@@ -5,10 +5,12 @@
 
 pub mod disk;
 pub mod mount;
+mod node;
 pub mod overlay;
 pub mod pipe;
 pub mod plan9;
 pub mod pmem;
 pub mod resources;
+pub mod scsi;
 mod superblock;
 pub mod virtiofs;

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::mount::MsFlags;
 
 use super::mount::{Mount, MountError, Mounter};
+use super::node;
 use super::superblock::{self, SuperblockError};
 
 /// The device as QEMU offers it, and the disk on it.
@@ -122,7 +123,7 @@ fn node_of(which: Which) -> Option<PathBuf> {
             Path::new("/dev").join(found.file_name()?)
         }
     };
-    node.exists().then_some(node)
+    node::is_live(&node).then_some(node)
 }
 
 /// Where the memory behind a pmem disk begins: its region says so.

@@ -62,6 +62,10 @@ pub struct CoracleDisk {
     pub filesystem: String,
     /// A remove takes the mount away and leaves the disk.
     pub keep: bool,
+    /// The disk is on a SCSI controller, at the request's controller and LUN, and nowhere else. Whatever
+    /// the guest knows there under another serial is gone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unit: bool,
     /// The disk is the one behind the PCI device at this address; empty means: by its serial.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub pci: String,

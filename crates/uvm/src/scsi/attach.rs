@@ -226,7 +226,11 @@ fn ejected(disk: &Attached) -> Resource {
     Resource::MappedVirtualDisk(MappedVirtualDisk {
         lun: disk.slot.lun,
         controller: disk.slot.controller,
-        coracle: Some(CoracleDisk { serial: disk.serial.clone(), ..CoracleDisk::default() }),
+        coracle: Some(CoracleDisk {
+            serial: disk.serial.clone(),
+            unit: true,
+            ..CoracleDisk::default()
+        }),
         ..MappedVirtualDisk::default()
     })
 }
@@ -245,6 +249,7 @@ fn mapped(disk: &Attached, guest_path: &str, request: &DiskRequest, keep: bool) 
                 request.filesystem.clone()
             },
             keep,
+            unit: true,
             ..CoracleDisk::default()
         }),
         ..MappedVirtualDisk::default()

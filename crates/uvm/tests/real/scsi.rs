@@ -111,7 +111,33 @@ async fn disks_come_and_go_and_are_counted() {
     mount.release().await.unwrap();
     assert!(matches!(mount.release().await, Err(UvmError::NotAttached)));
     assert_eq!(disks(vm).await, 0);
+    a_place_is_taken_over_from_a_disk_the_kernel_still_knows(vm, place.path()).await;
     started.close().await;
+}
+
+/// Somebody in the guest has the kernel look for disks while one is taken away: it finds the one that
+/// goes once more, and keeps it. The next disk there is another, and must be seen to be.
+async fn a_place_is_taken_over_from_a_disk_the_kernel_still_knows(vm: &UtilityVm, folder: &Path) {
+    let (old, new) = (image(folder, "old"), image(folder, "new"));
+    sh(
+        vm,
+        "while :; do echo '0 0 0' > /sys/class/scsi_host/host0/scan; done >/dev/null 2>&1 & \
+         echo $! > /run/looker",
+    )
+    .await;
+    for _ in 0..20 {
+        add(vm, &old, "", false).await.unwrap();
+        remove(vm, &old).await.unwrap();
+        if disks(vm).await == 1 {
+            break;
+        }
+    }
+    sh(vm, "kill $(cat /run/looker)").await;
+    assert_eq!(disks(vm).await, 1, "the kernel never knew of a disk that was gone");
+    add(vm, &new, "/run/mounts/new", false).await.unwrap();
+    assert_eq!(sh(vm, "cat /run/mounts/new/name").await, "new");
+    remove(vm, &new).await.unwrap();
+    assert_eq!(disks(vm).await, 0);
 }
 
 fn vm_root(place: &Place) -> String {

@@ -99,9 +99,11 @@ fn scsi_controller_id(number: u32) -> String {
     format!("vm.scsi{number}")
 }
 
+/// A controller that does not tell the guest of units that come and go: the bridge does, in order.
 pub(crate) fn scsi_controller(number: u32, io_thread: bool) -> Value {
     let id = scsi_controller_id(number);
-    let mut controller = json!({"driver": "virtio-scsi-pci", "id": id, "num_queues": 1});
+    let mut controller =
+        json!({"driver": "virtio-scsi-pci", "id": id, "num_queues": 1, "hotplug": false});
     if io_thread {
         controller["iothread"] = json!(IO_THREAD);
     }
