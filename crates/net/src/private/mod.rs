@@ -110,6 +110,7 @@ impl Networks {
             return Ok(Vec::new());
         }
         let _lock = self.lock()?;
+        self.sweep_unwritten()?;
         let (mut swept, mut outcome) = (Vec::new(), Ok(()));
         let here = Namespace::current()?.identity()?;
         // Those of another namespace of the host are for who is in it to sweep.
@@ -122,6 +123,22 @@ impl Networks {
             }
         }
         outcome.map(|()| swept)
+    }
+
+    /// Removes folders without a record: who made them died before writing it, or after removing it, so
+    /// nothing on the host is theirs. The caller has the lock.
+    fn sweep_unwritten(&self) -> Result<()> {
+        let entries = fs::read_dir(&self.folder).map_err(|e| self.failed("list", e))?;
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
+            if NetworkRecord::read(&path)?.is_none() {
+                fs::remove_dir_all(&path).map_err(|source| NetError::File {
+                    what: "remove",
+                    path,
+                    source,
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// All networks, by name.
@@ -178,5 +195,22 @@ impl Networks {
 
     fn failed(&self, what: &'static str, source: std::io::Error) -> NetError {
         NetError::File { what, path: self.folder.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_a_network_whose_maker_died_before_its_record_is_swept() {
+        let place = tempfile::tempdir().unwrap();
+        let networks = Networks::at(place.path().join("networks"), None);
+        let folder = networks.folder_of("lab");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(".tmp1234"), "{").unwrap();
+        assert!(networks.sweep(|_| true).unwrap().is_empty());
+        assert!(!folder.exists());
+        assert!(networks.folder_of("lock").is_file(), "the lock stays");
     }
 }
