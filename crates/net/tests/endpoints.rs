@@ -176,8 +176,12 @@ fn hardware_is_told_by_its_address_and_no_server_is_told_by_its_socket() {
     let socket = world.path("no.sock").display().to_string();
     let interface = coracle_net::endpoint::Interface::default();
     let user = Endpoint::VhostUser { interface: interface.clone(), socket: socket.clone() };
+    let error = world.run(|| attach(user.clone(), 1500)).unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot find the server at {socket}"));
+    std::fs::write(&socket, "").unwrap();
     let error = world.run(|| attach(user, 1500)).unwrap_err();
-    assert_eq!(error.to_string(), format!("cannot dial {socket}"));
+    let NetError::File { source, .. } = &error else { panic!("{error}") };
+    assert_eq!(source.to_string(), "it is no socket");
     let physical = Endpoint::Physical { interface, bdf: "0000:00:01.0".to_owned() };
     let attached = world.run(|| attach(physical, 1500)).unwrap();
     assert!(matches!(attached.carrier, Carrier::Pci(bdf) if bdf == "0000:00:01.0"));

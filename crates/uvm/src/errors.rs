@@ -326,8 +326,8 @@ pub enum UvmError {
         /// Its path in the guest.
         path: String,
     },
-    /// virtio-fs needs memory that its server can see.
-    #[error("the VM was made without shared memory, which virtio-fs needs")]
+    /// virtio-fs and vhost-user devices need memory that their server can see.
+    #[error("the VM was made without shared memory, which virtio-fs and vhost-user devices need")]
     MemoryNotShared,
     /// The VM was made without PCI devices of the host (seed `VPCIEnabled`).
     #[error("the VM was made without vPCI")]
@@ -410,7 +410,7 @@ impl UvmError {
                 "it goes when the VM is stopped; QEMU cannot take another server for it".to_owned(),
             ),
             Self::MemoryNotShared => Some(
-                "use a 9P share, or make the VM with the host option `share_memory`".to_owned(),
+                "make the VM with the host option `share_memory`; a 9P share needs none".to_owned(),
             ),
             Self::Share { source: crate::share::ServerError::NoProgram { .. }, .. } => Some(
                 "install virtiofsd (Debian 12: it comes with qemu-system-common), or use a 9P share"

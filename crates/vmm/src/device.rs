@@ -197,8 +197,8 @@ pub struct Nic {
 pub enum NicSource {
     /// An opened tap or macvtap device, with `IFF_VNET_HDR`.
     Tap(OwnedFd),
-    /// A connection to a vhost-user-net server. The VM's memory must be
-    /// [`crate::MemoryBacking::Shared`].
+    /// The socket on which a vhost-user-net server listens, opened with `O_PATH`: the monitor dials it.
+    /// The VM's memory must be [`crate::MemoryBacking::Shared`].
     VhostUser(OwnedFd),
     /// A network the monitor makes up by itself, with sockets of its own: no right on the host is
     /// needed. The guest has 10.0.2.15 there, the host is 10.0.2.2, names are at 10.0.2.3.

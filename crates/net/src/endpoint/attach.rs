@@ -1,10 +1,11 @@
 //! Endpoints made ready for a VM, and given back.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use rtnetlink::packet_route::link::MacVtapMode;
 use rtnetlink::{LinkMacVtap, LinkUnspec};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 
 use super::{Endpoint, Interface, Interworking, Pair};
 use crate::discover::{self, Device};
@@ -16,7 +17,7 @@ use crate::{NetError, Result, mirror, tap};
 pub enum Carrier {
     /// An open tap or macvtap device.
     Tap(OwnedFd),
-    /// A connection to a vhost-user server.
+    /// The socket of a vhost-user server, opened with `O_PATH`: its VM's monitor dials it.
     VhostUser(OwnedFd),
     /// A device of hardware, by its PCI address: the VM is to have it whole.
     Pci(String),
@@ -56,12 +57,23 @@ pub fn attach(endpoint: Endpoint, mtu: u32) -> Result<Attached> {
             Carrier::Tap(opened)
         }
         Endpoint::Physical { bdf, .. } => Carrier::Pci(bdf.clone()),
-        Endpoint::VhostUser { socket, .. } => {
-            let failed = |source| NetError::File { what: "dial", path: socket.into(), source };
-            Carrier::VhostUser(UnixStream::connect(socket).map_err(failed)?.into())
-        }
+        Endpoint::VhostUser { socket, .. } => Carrier::VhostUser(found(socket.as_ref())?),
     };
     Ok(Attached { endpoint, carrier })
+}
+
+/// The socket of a server, not dialled.
+fn found(socket: &Path) -> Result<OwnedFd> {
+    let failed =
+        |source| NetError::File { what: "find the server at", path: socket.into(), source };
+    let mode = OFlags::PATH | OFlags::CLOEXEC;
+    let file = open(socket, mode, Mode::empty()).map_err(|e| failed(e.into()))?;
+    let kind = FileType::from_raw_mode(fstat(&file).map_err(|e| failed(e.into()))?.st_mode);
+    if kind != FileType::Socket {
+        let why = "it is no socket";
+        return Err(failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, why)));
+    }
+    Ok(file)
 }
 
 /// Takes away what [`attach`] made; the endpoint itself stays, as it was. Doing it again does no harm,

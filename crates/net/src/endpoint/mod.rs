@@ -3,7 +3,7 @@
 //! ```text
 //!   veth, macvlan, ipvlan   a tap beside it, and both mirrored; or a macvtap on top of it
 //!   macvtap, tap, tuntap    opened as it is
-//!   vhost-user              its server is dialled
+//!   vhost-user              its server is found, and dialled by QEMU
 //!   physical                handed over whole, by its PCI address
 //! ```
 //!

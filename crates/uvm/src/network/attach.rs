@@ -43,6 +43,9 @@ impl Machine {
 
     async fn add_endpoint(&self, namespace: &str, endpoint: &Endpoint) -> Result<bool> {
         let described = &endpoint.described;
+        if matches!(endpoint.carrier, Carrier::VhostUser(_)) && !self.host.share_memory {
+            return Err(UvmError::MemoryNotShared);
+        }
         let reserved =
             locked(&self.spaces).reserve(namespace, &described.id, &described.mac_address)?;
         let Some(nic) = reserved else { return Ok(false) };

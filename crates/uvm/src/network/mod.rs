@@ -52,7 +52,8 @@ pub struct Endpoint {
 pub enum Carrier {
     /// An opened tap or macvtap device, with `IFF_VNET_HDR`.
     Tap(Arc<OwnedFd>),
-    /// A connection to a vhost-user-net server; the VM must share its memory.
+    /// The socket on which a vhost-user-net server listens, opened with `O_PATH`; the VM must share its
+    /// memory.
     VhostUser(Arc<OwnedFd>),
     /// The monitor's own made-up network, which needs no right on the host.
     User(UserNetwork),
@@ -88,7 +89,8 @@ impl UtilityVm {
     ///
     /// # Errors
     /// [`crate::UvmError::NetNsNotFound`]; an endpoint without a hardware address, or with one that
-    /// the VM has already; the host or the guest refuses.
+    /// the VM has already; [`crate::UvmError::MemoryNotShared`] for one on a vhost-user server; the host
+    /// or the guest refuses.
     #[doc(alias = "AddEndpointsToNS")]
     pub async fn add_endpoints_to_ns(&self, id: &str, endpoints: &[Endpoint]) -> Result<()> {
         let (machine, id, endpoints) = (self.machine.clone(), id.to_owned(), endpoints.to_vec());

@@ -173,9 +173,15 @@ impl Model {
             }
             "netdev_del" => take(&mut self.netdevs, &text("id"), "Device", "not found"),
             "chardev-add" => {
-                let fd = arguments.pointer("/backend/data/addr/data/str").and_then(Value::as_str);
-                let fd = fd.unwrap_or_default();
-                take(&mut self.named, fd, "File descriptor named", "has not been found")?;
+                let address = &arguments["backend"]["data"]["addr"]["data"];
+                if let Some(path) = address["path"].as_str() {
+                    if !path.starts_with("/proc/self/fd/") {
+                        return refuse(format!("Failed to connect to '{path}'"));
+                    }
+                } else {
+                    let fd = address["str"].as_str().unwrap_or_default();
+                    take(&mut self.named, fd, "File descriptor named", "has not been found")?;
+                }
                 self.chardevs.insert(text("id"));
                 Ok(json!({}))
             }
@@ -211,6 +217,7 @@ impl Model {
                     None => refuse(format!("Property '{id}.memaddr' not found")),
                 }
             }
+            "query-kvm" => Ok(json!({"enabled": false, "present": false})),
             "query-pci" => Ok(self.pci()),
             "chardev-remove" => self.chardev_remove(&text("id")),
             "qom-list" => Ok(self.list(&text("path"))),

@@ -208,10 +208,26 @@ pub(crate) fn nic_device(id: &DeviceId, mac: MacAddress, bus: &str) -> Value {
     })
 }
 
+/// The same on a vhost-user server. Emulated, it has no message-signalled interrupts: QEMU 7.2 would have
+/// KVM see to them, which is not there, and dies.
+pub(crate) fn served_nic_device(id: &DeviceId, mac: MacAddress, bus: &str, kvm: bool) -> Value {
+    let mut device = nic_device(id, mac, bus);
+    if !kvm {
+        device["vectors"] = json!(0);
+    }
+    device
+}
+
 /// The connection to the server of a device, sent before.
 pub(crate) fn server_backend(id: &DeviceId) -> Value {
     let socket =
         json!({"addr": {"type": "fd", "data": {"str": port_chardev(id)}}, "server": false});
+    json!({"id": port_chardev(id), "backend": {"type": "socket", "data": socket}})
+}
+
+/// The connection to a server that QEMU dials itself.
+pub(crate) fn dialled_backend(id: &DeviceId, path: &str) -> Value {
+    let socket = json!({"addr": {"type": "unix", "data": {"path": path}}, "server": false});
     json!({"id": port_chardev(id), "backend": {"type": "socket", "data": socket}})
 }
 

@@ -133,6 +133,8 @@ commands! {
         /// The object.
         path: String,
     };
+    /// Whether the VM runs on the processor or is emulated.
+    QueryKvm = "query-kvm" -> KvmUse;
     /// All PCI devices, by bus.
     QueryPci = "query-pci" -> Vec<PciBus>;
     /// Reads a property of an object.
@@ -250,6 +252,13 @@ pub struct Identity {
     /// The UUID.
     #[serde(rename = "UUID")]
     pub uuid: uuid::Uuid,
+}
+
+/// The answer to `query-kvm`.
+#[derive(Debug, Deserialize)]
+pub struct KvmUse {
+    /// It runs on the processor.
+    pub enabled: bool,
 }
 
 /// The answer to `add-fd`.

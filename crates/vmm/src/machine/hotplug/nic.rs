@@ -7,8 +7,8 @@ use crate::{
     DeviceId, Nic, NicSource, VmmError,
     qemu::device as shape,
     qmp::command::{
-        ChardevRemove, CloseFd, Command, GetFd, NetdevAddTap, NetdevAddUser, NetdevAddVhostUser,
-        NetdevDel, Words,
+        AddFd, ChardevAdd, ChardevRemove, CloseFd, Command, GetFd, NetdevAddTap, NetdevAddUser,
+        NetdevAddVhostUser, NetdevDel, QueryKvm, RemoveFd, Words,
     },
 };
 
@@ -36,8 +36,16 @@ impl Bench<'_> {
             }
         };
         let result = async {
+            let on_kvm = match chardev {
+                Some(_) => self.run(QueryKvm {}).await?.enabled,
+                None => true,
+            };
             self.effects().announce("nic.device")?;
-            self.add_behind_bridge(&id, |bus| shape::nic_device(&id, mac, bus)).await
+            self.add_behind_bridge(&id, |bus| match chardev {
+                Some(_) => shape::served_nic_device(&id, mac, bus, on_kvm),
+                None => shape::nic_device(&id, mac, bus),
+            })
+            .await
         };
         if let Err(error) = result.await {
             self.undo(NetdevDel { id: shape::nic_backend(&id) }).await;
@@ -67,9 +75,23 @@ impl Bench<'_> {
     }
 
     /// Returns the character device on which the backend is.
+    ///
+    /// A network backend passes descriptors to its server, which QEMU allows by sockets it has dialled
+    /// itself alone; so it is given the socket's file, and dials that by its own descriptor's path.
     async fn add_vhost_user(&self, id: &DeviceId, server: OwnedFd) -> Result<String, VmmError> {
-        self.connect_server(id, server).await?;
         let chardev = shape::port_chardev(id);
+        self.effects().announce("nic.descriptor")?;
+        let added = self.client.run_with(AddFd { opaque: id.to_string() }, server).await;
+        let added = self.shared.result(AddFd::NAME, added)?;
+        let result = async {
+            let path = format!("/proc/self/fd/{}", added.fd);
+            self.effects().announce("nic.server")?;
+            self.run(ChardevAdd(shape::dialled_backend(id, &path))).await.map(|_| ())
+        };
+        let result = result.await;
+        // The connection stays without it.
+        self.undo(RemoveFd { fdset_id: added.fdset_id }).await;
+        result?;
         let result = async {
             self.effects().announce("nic.backend")?;
             let id = shape::nic_backend(id);

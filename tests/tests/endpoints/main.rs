@@ -2,12 +2,16 @@
 //! it is told.
 #![allow(clippy::unwrap_used)]
 
+mod relay;
+mod switch;
+
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_bridge::message::ProcessParameters;
+use coracle_net::endpoint::{Carrier as HostCarrier, Endpoint as HostEndpoint, Interface, attach};
 use coracle_net::namespace::Namespace;
 use coracle_net::tap;
 use coracle_tests::net::Ground;
@@ -16,6 +20,7 @@ use coracle_uvm::network::{AdapterExtra, AdapterRoute, Carrier, Endpoint};
 use coracle_uvm::options::{ColdDisk, ColdMount, OptionsLcow};
 use coracle_uvm::schema::HnsEndpoint;
 use coracle_uvm::{UtilityVm, UvmError};
+use switch::Switch;
 use tokio::io::AsyncReadExt;
 
 /// A tap that is a port of the bridge `lan` on the test's ground.
@@ -82,11 +87,12 @@ fn chain(error: &UvmError) -> String {
     text
 }
 
-async fn started(folder: &Path) -> UtilityVm {
+async fn started(folder: &Path, share_memory: bool) -> UtilityVm {
     let mut opts = OptionsLcow::with_boot_files("", "coracle-test", guest_dir());
     opts.options.memory_size_in_mb = 256;
     opts.options.processor_count = 1;
     opts.host.run_dir = Some(folder.join("run"));
+    opts.host.share_memory = share_memory;
     opts.host.accelerator = coracle_uvm::Accel::Tcg;
     let root = std::fs::File::open(guest_dir().join("rootfs.erofs")).unwrap();
     let mount = ColdMount { path: "/run/layer".to_owned(), filesystem: "erofs".to_owned() };
@@ -108,7 +114,7 @@ async fn endpoints_come_into_their_namespaces_and_go_without_a_trace() {
     ground.run("host", "ip link add lan type bridge && ip addr add 10.50.0.1/24 dev lan && \
         ip addr add fd50::1/64 dev lan nodad && ip addr add 203.0.113.1/32 dev lan && ip link set lan up");
     let tap = |name: &str| tap(dir.path(), &ground, name);
-    let vm = started(dir.path()).await;
+    let vm = started(dir.path(), false).await;
     let devices = "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort | tr -d \"\\n\"";
     assert_eq!(sh(&vm, devices).await, " lo");
 
@@ -221,4 +227,85 @@ async fn endpoints_come_into_their_namespaces_and_go_without_a_trace() {
     vm.close().await.unwrap();
     drop((a, b, c));
     assert!(!ground.run("host", "ip -o link").contains("tap-"), "taps are left");
+}
+
+/// A card that a switch in user space serves: carried both ways, taken away, and outlived when it dies.
+#[tokio::test]
+async fn a_card_that_a_vhost_user_server_carries_comes_and_goes_and_its_death_is_survived() {
+    let dir = tempfile::tempdir().unwrap();
+    let ground = Ground::new(dir.path());
+    ground.run(
+        "host",
+        "ip link add lan type bridge && ip addr add 10.50.0.1/24 dev lan && ip link set lan up",
+    );
+    let vm = started(dir.path(), true).await;
+    vm.add_net_ns("pod").await.unwrap();
+    let devices = "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort | tr -d \"\\n\"";
+
+    let added = async |number: u8| {
+        let socket = dir.path().join(format!("switch-{number}"));
+        let tap = tap(dir.path(), &ground, &format!("tap-{number}"));
+        let switch = Switch::listen(&socket, Arc::into_inner(tap).unwrap());
+        // As the host's half attaches one of the eight kinds.
+        let socket = socket.to_str().unwrap().to_owned();
+        let kind = HostEndpoint::VhostUser { interface: Interface::default(), socket };
+        let HostCarrier::VhostUser(server) = attach(kind, 1500).unwrap().carrier else {
+            panic!("another carrier")
+        };
+        let card = Endpoint {
+            carrier: Carrier::VhostUser(Arc::new(server)),
+            ..endpoint(&format!("card-{number}"), number, Arc::new(nothing()))
+        };
+        vm.add_endpoints_to_ns("pod", std::slice::from_ref(&card)).await.unwrap();
+        (switch, card)
+    };
+    let removed =
+        async |card: Endpoint| vm.remove_endpoints_from_ns("pod", &[card.described]).await;
+
+    let (switch, card) = added(2).await;
+    inside(&vm, "pod", "ping -c3 -i0.2 -W5 10.50.0.1").await;
+    ground.run("host", "ping -c3 -i0.2 -W5 10.50.0.2");
+    // Enough for every buffer of the rings to be used many times, both ways.
+    let served = dir.path().join("served");
+    std::fs::create_dir(&served).unwrap();
+    ground.run("host", &format!("head -c 4000000 /dev/urandom >{}/bytes", served.display()));
+    let server = ground
+        .command(Path::new("/bin/busybox"))
+        .args(["httpd", "-f", "-p", "10.50.0.1:8000", "-h"])
+        .arg(&served)
+        .spawn();
+    let mut server = server.unwrap();
+    let get = "mkdir /run/www && wget -q -O /run/www/bytes http://10.50.0.1:8000/bytes && \
+               httpd -p 8000 -h /run/www";
+    inside(&vm, "pod", get).await;
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let back = format!(
+        "busybox wget -q -O - http://10.50.0.2:8000/bytes | cmp - {}/bytes",
+        served.display()
+    );
+    ground.run("host", &back);
+    let frames = switch.frames();
+    assert!(frames.iter().all(|frames| *frames > 2000), "{frames:?}");
+    removed(card).await.unwrap();
+    switch.end();
+    assert_eq!(sh(&vm, "ls /run/networks").await, "");
+
+    let (switch, card) = added(3).await;
+    ground.run("host", "ping -c1 -W5 10.50.0.3");
+    switch.hang_up();
+    assert!(!ground.output("host", "ping -c1 -W1 10.50.0.3").status.success());
+    removed(card).await.unwrap();
+    let (switch, card) = added(4).await;
+    ground.run("host", "ping -c1 -W5 10.50.0.4");
+    removed(card).await.unwrap();
+    switch.end();
+    vm.remove_net_ns("pod").await.unwrap();
+    assert_eq!(sh(&vm, devices).await, " lo");
+    vm.close().await.unwrap();
+    assert!(!ground.run("host", "ip -o link").contains("tap-"), "taps are left");
+}
+
+fn nothing() -> OwnedFd {
+    std::fs::File::open("/dev/null").unwrap().into()
 }
