@@ -96,6 +96,21 @@ pub fn up(name: &str) -> Result<()> {
     })
 }
 
+/// Takes a device down: nothing goes in or out. There being none is success.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn down(name: &str) -> Result<()> {
+    let Some(index) = index_of(name)? else { return Ok(()) };
+    let is_down = set(&format!("take {name} down"), async |netlink| {
+        netlink.link().set(LinkUnspec::new_with_index(index).down().build()).execute().await
+    });
+    match is_down {
+        Err(error) if errno_of(&error) == Some(ENODEV) => Ok(()),
+        other => other,
+    }
+}
+
 /// Deletes a device. There being none is success.
 ///
 /// # Errors

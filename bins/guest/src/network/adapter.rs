@@ -12,6 +12,7 @@ use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 
 use super::netlink::{NetlinkError, failed};
 use super::plan::{Plan, Route};
+use super::space::Device;
 use super::{LEASE_TIMEOUT, NetworkError, dhcp};
 
 /// Before the kernel's own rules for the main table.
@@ -33,17 +34,16 @@ pub async fn loopback_up(netlink: &Handle) -> Result<(), NetworkError> {
     .await
 }
 
-/// Moves a device of this namespace into another, where it has this name.
+/// Moves a device of this namespace into another, where it has this name. The kernel takes it down on
+/// the way.
 pub async fn send(
     netlink: &Handle,
-    device: &str,
+    device: &Device,
     name: &str,
     to: RawFd,
 ) -> Result<(), NetworkError> {
-    step(|| format!("move {device} into its namespace as {name}"), async {
-        let index = link_of(netlink, device).await?.header.index;
-        netlink.link().set(LinkUnspec::new_with_index(index).down().build()).execute().await?;
-        let there = LinkUnspec::new_with_index(index).name(name.to_owned()).setns_by_fd(to);
+    step(|| format!("move {} into its namespace as {name}", device.name), async {
+        let there = LinkUnspec::new_with_index(device.index).name(name.to_owned()).setns_by_fd(to);
         Ok(netlink.link().set(there.build()).execute().await?)
     })
     .await

@@ -27,9 +27,9 @@ pub enum NetlinkError {
     Thread,
 }
 
-/// Runs `work` in a namespace; in the agent's own if there is none given. Blocks.
+/// Runs `work` in a namespace. Blocks.
 pub fn in_namespace<T, W>(
-    namespace: Option<BorrowedFd<'_>>,
+    namespace: BorrowedFd<'_>,
     work: impl FnOnce(Handle) -> W + Send,
 ) -> Result<T, NetworkError>
 where
@@ -37,12 +37,42 @@ where
     W: Future<Output = Result<T, NetworkError>>,
 {
     on_a_thread(move || {
-        if let Some(namespace) = namespace {
-            let entered = setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
-            entered.map_err(|source| failed("enter a network namespace", source.into()))?;
-        }
+        enter(namespace)?;
         here(work)
     })
+}
+
+/// Runs `work` with a way to the agent's own namespace and one to another. Blocks.
+pub fn in_both<T, W>(
+    other: BorrowedFd<'_>,
+    work: impl FnOnce(Handle, Handle) -> W + Send,
+) -> Result<T, NetworkError>
+where
+    T: Send,
+    W: Future<Output = Result<T, NetworkError>>,
+{
+    on_a_thread(move || {
+        here(async |home| {
+            enter(other)?;
+            work(home, connect()?).await
+        })
+    })
+}
+
+fn enter(namespace: BorrowedFd<'_>) -> Result<(), NetworkError> {
+    let entered = setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
+    entered.map_err(|source| failed("enter a network namespace", source.into()))
+}
+
+/// A way to the namespace this thread is in now. Called in a runtime, with which it ends.
+fn connect() -> Result<Handle, NetworkError> {
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(no_way)?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+fn no_way(source: io::Error) -> NetworkError {
+    failed("talk to the kernel about networks", source.into())
 }
 
 /// Runs `work` in the namespace this thread is in, which is no runtime's. Blocks.
@@ -50,14 +80,8 @@ pub fn here<T, W>(work: impl FnOnce(Handle) -> W) -> Result<T, NetworkError>
 where
     W: Future<Output = Result<T, NetworkError>>,
 {
-    let no_way = |source: io::Error| failed("talk to the kernel about networks", source.into());
     let runtime = Builder::new_current_thread().enable_io().build().map_err(no_way)?;
-    runtime.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(no_way)?;
-        // Ends with the runtime.
-        tokio::spawn(connection);
-        work(handle).await
-    })
+    runtime.block_on(async { work(connect()?).await })
 }
 
 /// What was done when the kernel refused.

@@ -59,13 +59,15 @@ impl Space {
 
     /// Takes a device of the agent's namespace in and makes it what it is to be. On failure the
     /// device is back where it was.
-    pub fn take(&self, device: &str, plan: &mut Plan) -> Result<(), NetworkError> {
+    pub fn take(&self, device: &Device, plan: &mut Plan) -> Result<(), NetworkError> {
         let target = self.namespace.as_raw_fd();
-        in_namespace(None, async |netlink| {
-            adapter::send(&netlink, device, &plan.name, target).await
-        })?;
-        let configured = self.run(async |netlink| adapter::configure(&netlink, plan).await);
-        if configured.is_err() {
+        let mut sent = false;
+        let configured = netlink::in_both(self.namespace.as_fd(), async |home, there| {
+            adapter::send(&home, device, &plan.name, target).await?;
+            sent = true;
+            adapter::configure(&there, plan).await
+        });
+        if sent && configured.is_err() {
             // The host unplugs it next, wherever it is; the first error is what counts.
             drop(self.give_back(plan));
         }
@@ -92,7 +94,7 @@ impl Space {
     where
         W: Future<Output = Result<T, NetworkError>>,
     {
-        in_namespace(Some(self.namespace.as_fd()), work)
+        in_namespace(self.namespace.as_fd(), work)
     }
 }
 
@@ -102,28 +104,39 @@ fn discard(folder: &Path) {
     let _ = fs::remove_dir_all(folder);
 }
 
-/// The name of the device with this address, once it is there.
-pub fn await_device(mac: &[u8; 6], timeout: Duration) -> Result<String, NetworkError> {
+/// A device of the agent's namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub index: u32,
+}
+
+/// The device with this address, once it is there.
+pub fn await_device(mac: &[u8; 6], timeout: Duration) -> Result<Device, NetworkError> {
     let text = mac.map(|byte| format!("{byte:02x}")).join(":");
     let start = Instant::now();
     loop {
-        let devices = devices(&text);
-        if let [device] = &devices[..] {
-            return Ok(device.clone());
+        let mut devices = devices(&text);
+        match (devices.pop(), devices.len()) {
+            (Some(device), 0) => return Ok(device),
+            (there, more) if start.elapsed() > timeout => {
+                let count = usize::from(there.is_some()) + more;
+                return Err(NetworkError::Device { count, mac: text, timeout });
+            }
+            (Some(_) | None, _) => std::thread::sleep(Duration::from_millis(2)),
         }
-        if start.elapsed() > timeout {
-            return Err(NetworkError::Device { count: devices.len(), mac: text, timeout });
-        }
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-fn devices(mac: &str) -> Vec<String> {
+fn devices(mac: &str) -> Vec<Device> {
     let all = fs::read_dir(DEVICES).into_iter().flatten().flatten();
-    let has_it = |path: PathBuf| {
-        fs::read_to_string(path.join("address")).is_ok_and(|text| text.trim() == mac)
-    };
-    all.filter(|entry| has_it(entry.path()))
-        .filter_map(|entry| entry.file_name().into_string().ok())
+    let read = |path: &Path, what| fs::read_to_string(path.join(what)).unwrap_or_default();
+    all.filter(|entry| read(&entry.path(), "address").trim() == mac)
+        .filter_map(|entry| {
+            let index = read(&entry.path(), "ifindex").trim().parse().ok()?;
+            Some(Device { name: entry.file_name().into_string().ok()?, index })
+        })
         .collect()
 }

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle_net::NetError;
 use coracle_net::private::{NetworkRecord, Networks as Records};
-use coracle_uvm::network::{Carrier, Endpoint};
+use coracle_uvm::network::Endpoint;
 use coracle_uvm::{UtilityVm, UvmError};
 
 use crate::error::Error;
@@ -69,6 +69,9 @@ struct Entry {
 }
 
 /// One card on it.
+///
+/// Its tap stays open here until the network is left: were the VM's monitor the last to close it, the
+/// kernel would take its time for the device while the monitor ends, and whoever waits for that with it.
 #[derive(Debug)]
 struct Card {
     shown: Attached,
@@ -215,7 +218,6 @@ impl Networks {
             added.map_err(|source| vm_failed(&network, source))?;
             for entry in self.locked().iter_mut().filter(|entry| entry.network == network) {
                 entry.in_vm = true;
-                entry.let_go_of_taps();
             }
             self.note().await;
         }
@@ -292,12 +294,8 @@ impl Networks {
     /// Leaves one network on the host; the VM has let go of it, or is gone.
     async fn leave(&self, network: &str) -> Result<(), Error> {
         let host = {
-            let mut table = self.locked();
-            let entry = table.iter_mut().find(|entry| entry.network == network);
-            entry.map(|entry| {
-                entry.let_go_of_taps();
-                entry.host.clone()
-            })
+            let table = self.locked();
+            table.iter().find(|entry| entry.network == network).map(|entry| entry.host.clone())
         };
         let Some(host) = host else { return Ok(()) };
         let (networks, name) = (self.clone(), network.to_owned());
@@ -355,18 +353,6 @@ impl Networks {
     fn locked(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
         // Each change of the table is one call.
         self.inner.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Entry {
-    /// The VM has descriptors of its own, or there is no VM: ours would keep the taps.
-    fn let_go_of_taps(&mut self) {
-        let Ok(null) = std::fs::File::open("/dev/null") else { return };
-        let null = Arc::new(null.into());
-        let has_one = |card: &&mut Card| !matches!(card.endpoint.carrier, Carrier::User(_));
-        for card in self.cards.iter_mut().filter(has_one) {
-            card.endpoint.carrier = Carrier::Tap(Arc::clone(&null));
-        }
     }
 }
 

@@ -242,23 +242,28 @@ pub(super) fn leave(networks: &Networks, name: &str, sandbox: &str) -> Result<()
     let Some(mut network) = NetworkRecord::read(&folder)? else { return Ok(()) };
     let Some(lease) = network.leases.remove(sandbox) else { return Ok(()) };
     // First of all it is cut off, if its VM has not gone already: it is never there without its rules.
-    link::delete(&lease.tap)?;
-    if !network.leases.is_empty() {
-        both(
-            || rules::delete(&[&lease.tap]),
-            || lease.forwarder.map_or(Ok(()), |forwarder| forwarder.end(PATIENCE)),
-        )?;
+    link::down(&lease.tap)?;
+    let is_last = network.leases.is_empty();
+    let tables = [&lease.tap[..], &network.table];
+    let sidecars = || {
+        let names = network.names.filter(|_| is_last);
+        lease.forwarder.into_iter().chain(names).try_for_each(|sidecar| sidecar.end(PATIENCE))
+    };
+    // The kernel takes its time for each, and they have nothing to do with each other.
+    at_once([
+        Box::new(|| link::delete(&lease.tap)),
+        Box::new(|| rules::delete(if is_last { &tables } else { &tables[..1] })),
+        Box::new(|| {
+            sidecars()?;
+            match is_last {
+                true => link::let_go(&network.gateways(), &network.subnets),
+                false => Ok(()),
+            }
+        }),
+    ])?;
+    if !is_last {
         return network.write(&folder);
     }
-    // The kernel takes its time for each, and they have nothing to do with each other.
-    both(
-        || rules::delete(&[&lease.tap, &network.table]),
-        || {
-            let sidecars = lease.forwarder.into_iter().chain(network.names);
-            sidecars.into_iter().try_for_each(|sidecar| sidecar.end(PATIENCE))?;
-            link::let_go(&network.gateways(), &network.subnets)
-        },
-    )?;
     if networks.all()?.iter().all(|other| other.name == name) {
         sysctl::put_back(networks.folder())?;
     }
@@ -267,16 +272,18 @@ pub(super) fn leave(networks: &Networks, name: &str, sandbox: &str) -> Result<()
     fs::remove_dir_all(&folder).map_err(failed)
 }
 
-/// Does both at once, each to its end; the first failure counts.
-fn both(one: impl FnOnce() -> Result<()> + Send, other: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Does all at once, each to its end; the first failure counts.
+fn at_once<const N: usize>(works: [Box<dyn FnOnce() -> Result<()> + Send + '_>; N]) -> Result<()> {
     std::thread::scope(|scope| {
-        let one = scope.spawn(one);
-        let other = other();
-        let one = one.join().unwrap_or_else(|_| {
-            let source = std::io::Error::other("the thread ended before its work");
-            Err(NetError::System { what: "leave a network", source })
-        });
-        one.and(other)
+        let mut outcome = Ok(());
+        for work in works.map(|work| scope.spawn(work)) {
+            let done = work.join().unwrap_or_else(|_| {
+                let source = std::io::Error::other("the thread ended before its work");
+                Err(NetError::System { what: "leave a network", source })
+            });
+            outcome = outcome.and(done);
+        }
+        outcome
     })
 }
 

@@ -1,4 +1,4 @@
-//! Rules in the kernel's packet filter, by way of `nft` and its JSON.
+//! Rules in the kernel's packet filter, made by way of `nft` and its JSON.
 //!
 //! Each network and each sandbox has a table of its own, with a name of its own, and none of ours is
 //! ever changed in place: it is made whole in one transaction and deleted whole. So a rule can neither
@@ -10,6 +10,7 @@
 //!                    reaches; published ports; what it may begin to talk to
 //! ```
 
+mod deletion;
 mod network;
 mod sandbox;
 mod words;
@@ -23,6 +24,7 @@ use nftables::types::NfFamily;
 
 use crate::{NetError, Result};
 
+pub use deletion::delete;
 pub use network::network_rules;
 pub use sandbox::{SandboxRules, sandbox_rules};
 
@@ -67,20 +69,6 @@ impl Rules {
 /// The name of the table of a network or a tap.
 pub fn table_of(device: &str) -> String {
     format!("coracle_{device}")
-}
-
-/// Deletes the tables of networks or taps. There being none is success.
-///
-/// # Errors
-/// `nft` is not there, or refuses.
-pub fn delete(devices: &[&str]) -> Result<()> {
-    let mut batch = Batch::new();
-    for device in devices {
-        // Deleting what is not there is an error, making what is there is none.
-        batch.add(table(NfFamily::INet, &table_of(device)));
-        batch.delete(table(NfFamily::INet, &table_of(device)));
-    }
-    run(format!("delete the rules of {}", devices.join(" and ")), &batch.to_nftables())
 }
 
 /// The networks and taps whose tables are there.
