@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::io::Read;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
@@ -157,14 +158,27 @@ fn a_command_feels_nothing_of_the_monitors_that_die_under_its_streams() {
     let bytes: Vec<u8> = (0..4_000_000).map(|_| dice.roll(256).to_le_bytes()[0]).collect();
     let file = place.root().join("input");
     fs::write(&file, &bytes).unwrap();
-    let exec = place
+    let mut exec = place
         .coracle(["exec", "-i", &sandbox.name, "--", "sh", "-c", "tee /dev/stderr; exit 9"])
         .stdin(fs::File::open(&file).unwrap())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let mut stdout = exec.stdout.take().unwrap();
+    let (tell, begun) = std::sync::mpsc::channel();
+    let reading = std::thread::spawn(move || {
+        let mut bytes = vec![0; 1];
+        if stdout.read_exact(&mut bytes).is_ok() {
+            tell.send(()).unwrap();
+        }
+        stdout.read_to_end(&mut bytes).unwrap();
+        bytes
+    });
     let waiting = std::thread::spawn(move || exec.wait_with_output().unwrap());
+    // One that dies before it has answered has started nothing, and its caller is told so. What is wrong
+    // if nothing comes is told below.
+    let _ = begun.recv();
     let mut killed = 0;
     while !waiting.is_finished() && killed < 30 {
         sleep(Duration::from_millis(30 + dice.roll(120)));
@@ -178,9 +192,10 @@ fn a_command_feels_nothing_of_the_monitors_that_die_under_its_streams() {
         "{}",
         text(&output.stderr[..100.min(output.stderr.len())])
     );
+    let stdout = reading.join().unwrap();
     let digest = |bytes: &[u8]| Sha256::digest(bytes);
-    assert_eq!(output.stdout.len(), bytes.len());
-    assert_eq!(digest(&output.stdout), digest(&bytes));
+    assert_eq!(stdout.len(), bytes.len());
+    assert_eq!(digest(&stdout), digest(&bytes));
     assert_eq!(digest(&output.stderr), digest(&bytes));
     assert!(killed > 2, "only {killed} monitors died");
 }

@@ -129,7 +129,8 @@ pub struct DiskCache {
 /// What a disk hangs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskPlace {
-    /// A SCSI controller.
+    /// A SCSI controller. It tells the guest nothing of disks that come and go: whoever plugs one in has
+    /// the guest look at its unit, and let go of it before it is unplugged.
     Scsi {
         /// Which one, from 0.
         controller: u32,
