@@ -102,13 +102,9 @@ pub fn up(name: &str) -> Result<()> {
 /// The kernel refuses.
 pub fn down(name: &str) -> Result<()> {
     let Some(index) = index_of(name)? else { return Ok(()) };
-    let is_down = set(&format!("take {name} down"), async |netlink| {
+    or_gone(set(&format!("take {name} down"), async |netlink| {
         netlink.link().set(LinkUnspec::new_with_index(index).down().build()).execute().await
-    });
-    match is_down {
-        Err(error) if errno_of(&error) == Some(ENODEV) => Ok(()),
-        other => other,
-    }
+    }))
 }
 
 /// Deletes a device. There being none is success.
@@ -117,9 +113,14 @@ pub fn down(name: &str) -> Result<()> {
 /// The kernel refuses.
 pub fn delete(name: &str) -> Result<()> {
     let Some(index) = index_of(name)? else { return Ok(()) };
-    let deleted =
-        set(&format!("delete {name}"), async |netlink| netlink.link().del(index).execute().await);
-    match deleted {
+    or_gone(set(&format!("delete {name}"), async |netlink| {
+        netlink.link().del(index).execute().await
+    }))
+}
+
+/// A device that went in between is as good as one that was not there.
+fn or_gone(done: Result<()>) -> Result<()> {
+    match done {
         Err(error) if errno_of(&error) == Some(ENODEV) => Ok(()),
         other => other,
     }

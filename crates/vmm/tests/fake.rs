@@ -6,7 +6,10 @@ mod support;
 
 use std::time::Duration;
 
-use coracle_vmm::{ExitReason, Vm, VmStatus, Vmm, VmmError, effect::Interruption, fake::FakeVmm};
+use coracle_vmm::{
+    Device, ExitReason, MacAddress, Nic, NicSource, Vm, VmStatus, Vmm, VmmError,
+    effect::Interruption, fake::FakeVmm,
+};
 use support::{Bench, Monitor, SOON, disk, fake_program, id};
 use tokio::time::timeout;
 
@@ -14,13 +17,22 @@ fn fake() -> FakeVmm {
     FakeVmm::new(fake_program())
 }
 
+/// A card on a vhost-user server.
+fn served_nic() -> Nic {
+    let server = std::fs::File::open("/dev/null").unwrap();
+    let mac = MacAddress([2, 0, 0, 0, 0, 1]);
+    Nic { id: id("nic"), mac, source: NicSource::VhostUser(server.into()) }
+}
+
 /// A day in the life of a VM; the first thing that fails.
 async fn live(bench: &Bench, vm: &dyn Vm) -> Result<(), VmmError> {
     vm.resume().await?;
     vm.plug(disk(bench.disk("data", 0))).await?;
     vm.unplug(&id("data"), SOON).await?;
-    vm.plug(coracle_vmm::Device::SerialPort(bench.port("extra"))).await?;
+    vm.plug(Device::SerialPort(bench.port("extra"))).await?;
     vm.unplug(&id("extra"), SOON).await?;
+    vm.plug(Device::Nic(served_nic())).await?;
+    vm.unplug(&id("nic"), SOON).await?;
     vm.pause().await
 }
 
@@ -40,7 +52,7 @@ async fn whatever_the_monitor_refuses_can_be_repeated() {
         assert!(matches!(&error, VmmError::Control { .. }), "effect {at}: {error:?}");
         refusals += 1;
         // What a refused unplug left is unplugged now; what a refused plug left must be nothing.
-        for name in ["data", "extra"] {
+        for name in ["data", "extra", "nic"] {
             match vm.unplug(&id(name), SOON).await {
                 Ok(()) | Err(VmmError::UnknownDevice { .. }) => {}
                 Err(other) => panic!("effect {at}: {other:?}"),

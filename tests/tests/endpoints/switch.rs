@@ -128,7 +128,6 @@ impl Port {
             queue.add_used(&*memory, head, 0).unwrap();
             self.frames.lock().unwrap()[usize::from(FROM_GUEST)] += 1;
         }
-        drop(state);
     }
 
     /// What came by the tap goes to the guest; dropped, as by any switch, if it has no room.

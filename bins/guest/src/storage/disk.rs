@@ -238,18 +238,13 @@ fn search(address: &DiskAddress) {
 /// The folders in `/sys/block` of all disks that answer to `address`.
 fn candidates(address: &DiskAddress) -> Vec<PathBuf> {
     match address {
-        DiskAddress::Serial(serial) => entries(Path::new("/sys/block"))
+        DiskAddress::Serial(serial) => scsi::entries(Path::new("/sys/block"))
             .into_iter()
             .filter(|block| serial_of(block).is_some_and(|found| found == *serial))
             .collect(),
         DiskAddress::Pci(address) => pci::disks_of(address),
         DiskAddress::Scsi { unit, serial } => scsi::blocks(*unit, serial.as_deref()),
     }
-}
-
-fn entries(directory: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 
 /// A SCSI disk tells its serial in its vital product data; a virtio disk in a file.

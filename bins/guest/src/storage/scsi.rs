@@ -22,7 +22,7 @@ pub struct Unit {
 }
 
 /// Searches take turns: one that is under way could bring back a unit that another has given up. It
-/// tells whether the disks were looked for that had been there before the driver.
+/// tells whether the controllers were looked through that came with the driver.
 static SEARCH: Mutex<bool> = Mutex::new(false);
 
 /// Has the kernel look for the disk at `unit`. With a serial, whatever else it takes to be there is let
@@ -30,8 +30,7 @@ static SEARCH: Mutex<bool> = Mutex::new(false);
 pub fn search(unit: Unit, serial: Option<&str>) {
     let mut looked = SEARCH.lock().unwrap_or_else(PoisonError::into_inner);
     if !*looked {
-        *looked = true;
-        search_everywhere();
+        *looked = search_everywhere();
     }
     let Some(host) = host(unit.controller) else { return };
     let folder = folder(host, unit.lun);
@@ -52,8 +51,7 @@ pub fn search(unit: Unit, serial: Option<&str>) {
 /// QEMU puts every disk on target 0.
 pub fn search_everything() {
     let mut looked = SEARCH.lock().unwrap_or_else(PoisonError::into_inner);
-    *looked = true;
-    search_everywhere();
+    *looked |= search_everywhere();
 }
 
 /// Has the kernel look for the disks of a controller that came as a PCI device.
@@ -64,10 +62,9 @@ pub fn search_behind(address: &str) {
     }
 }
 
-fn search_everywhere() {
-    for host in hosts() {
-        scan(&host, "-");
-    }
+/// False when there is no controller: their driver is not loaded yet.
+fn search_everywhere() -> bool {
+    hosts().inspect(|host| scan(host, "-")).count() > 0
 }
 
 fn hosts() -> impl Iterator<Item = PathBuf> {
@@ -126,7 +123,7 @@ fn serial_from_page(page: &[u8]) -> Option<String> {
     Some(text.trim_matches(|c: char| c == ' ' || c == '\0').to_owned())
 }
 
-fn entries(directory: &Path) -> Vec<PathBuf> {
+pub(super) fn entries(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
 }

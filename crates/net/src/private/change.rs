@@ -245,20 +245,14 @@ pub(super) fn leave(networks: &Networks, name: &str, sandbox: &str) -> Result<()
     link::down(&lease.tap)?;
     let is_last = network.leases.is_empty();
     let tables = [&lease.tap[..], &network.table];
-    let sidecars = || {
-        let names = network.names.filter(|_| is_last);
-        lease.forwarder.into_iter().chain(names).try_for_each(|sidecar| sidecar.end(PATIENCE))
-    };
+    let sidecars = lease.forwarder.into_iter().chain(network.names.filter(|_| is_last));
     // The kernel takes its time for each, and they have nothing to do with each other.
     at_once([
         Box::new(|| link::delete(&lease.tap)),
         Box::new(|| rules::delete(if is_last { &tables } else { &tables[..1] })),
         Box::new(|| {
-            sidecars()?;
-            match is_last {
-                true => link::let_go(&network.gateways(), &network.subnets),
-                false => Ok(()),
-            }
+            sidecars.into_iter().try_for_each(|sidecar| sidecar.end(PATIENCE))?;
+            if is_last { link::let_go(&network.gateways(), &network.subnets) } else { Ok(()) }
         }),
     ])?;
     if !is_last {

@@ -128,6 +128,13 @@ async fn adding_three_endpoints_is_all_or_nothing_wherever_it_fails() {
             assert_eq!(count(&rig, "unplug") - unplugs, plugged, "{half} {failing}");
         }
     }
+    // So does one on a server that does not see the VM's memory, before its card is plugged in.
+    let plugs = count(&rig, "plug");
+    let mut served = three.clone();
+    served[1].carrier = Carrier::VhostUser(Arc::new(File::open("/dev/null").unwrap().into()));
+    let error = vm.add_endpoints_to_ns("n", &served).await.unwrap_err();
+    assert!(matches!(error, UvmError::MemoryNotShared), "{error}");
+    assert_eq!((endpoints(&vm, "n"), count(&rig, "plug") - plugs), (vec!["there".to_owned()], 1));
     // An endpoint that is none undoes those before it too.
     let mut same = three.clone();
     same[2].described.mac_address = same[0].described.mac_address.clone();

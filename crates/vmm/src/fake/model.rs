@@ -167,7 +167,14 @@ impl Model {
                 if self.netdevs.contains(&id) {
                     return refuse(format!("Duplicate ID '{id}' for netdev"));
                 }
-                take(&mut self.named, &fd, "File descriptor named", "has not been found")?;
+                match text("type").as_str() {
+                    "vhost-user" if self.chardevs.contains(&text("chardev")) => {}
+                    "vhost-user" => {
+                        return refuse(format!("chardev \"{}\" not found", text("chardev")));
+                    }
+                    _ => take(&mut self.named, &fd, "File descriptor named", "has not been found")
+                        .map(drop)?,
+                }
                 self.netdevs.insert(id);
                 Ok(json!({}))
             }
@@ -182,7 +189,9 @@ impl Model {
                     let fd = address["str"].as_str().unwrap_or_default();
                     take(&mut self.named, fd, "File descriptor named", "has not been found")?;
                 }
-                self.chardevs.insert(text("id"));
+                if !self.chardevs.insert(text("id")) {
+                    return refuse(format!("Chardev with id '{}' already exists", text("id")));
+                }
                 Ok(json!({}))
             }
             "object-add" => {

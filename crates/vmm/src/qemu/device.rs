@@ -201,18 +201,12 @@ pub(crate) fn nic_backend(id: &DeviceId) -> String {
     format!("{id}.net")
 }
 
-pub(crate) fn nic_device(id: &DeviceId, mac: MacAddress, bus: &str) -> Value {
-    json!({
+pub(crate) fn nic_device(id: &DeviceId, mac: MacAddress, bus: &str, has_msi: bool) -> Value {
+    let mut device = json!({
         "driver": "virtio-net-pci", "id": id.as_str(), "netdev": nic_backend(id),
         "mac": mac.to_string(), "bus": bus, "romfile": "",
-    })
-}
-
-/// The same on a vhost-user server. Emulated, it has no message-signalled interrupts: QEMU 7.2 would have
-/// KVM see to them, which is not there, and dies.
-pub(crate) fn served_nic_device(id: &DeviceId, mac: MacAddress, bus: &str, kvm: bool) -> Value {
-    let mut device = nic_device(id, mac, bus);
-    if !kvm {
+    });
+    if !has_msi {
         device["vectors"] = json!(0);
     }
     device

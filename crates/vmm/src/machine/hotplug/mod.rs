@@ -21,6 +21,7 @@ mod pmem;
 mod port;
 mod share;
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -33,7 +34,7 @@ use crate::{
     qmp::{
         Client, QmpError,
         command::{
-            BlockdevDel, ChardevRemove, Command, DeviceAdd, DeviceDel, NetdevDel, QomList,
+            AddFd, BlockdevDel, ChardevRemove, Command, DeviceAdd, DeviceDel, NetdevDel, QomList,
             QueryFdsets, RemoveFd,
         },
     },
@@ -116,6 +117,14 @@ impl From<VmmError> for Wait {
     }
 }
 
+/// A descriptor that the monitor has for a while.
+struct Lent {
+    /// What the monitor finds behind it, while it has it.
+    path: String,
+    /// Takes it away.
+    back: RemoveFd,
+}
+
 /// The VM's workbench: its connection, and names for failures.
 struct Bench<'a> {
     shared: &'a Shared,
@@ -146,6 +155,14 @@ impl Bench<'_> {
             .filter(|item| item.kind.starts_with("child<"))
             .map(|item| item.name)
             .collect())
+    }
+
+    /// Gives the monitor a descriptor of something it takes by path only.
+    async fn lend(&self, id: &DeviceId, file: OwnedFd) -> Result<Lent, VmmError> {
+        let added = self.client.run_with(AddFd { opaque: id.to_string() }, file).await;
+        let added = self.shared.result(AddFd::NAME, added)?;
+        let path = format!("/proc/self/fd/{}", added.fd);
+        Ok(Lent { path, back: RemoveFd { fdset_id: added.fdset_id } })
     }
 
     /// Adds a PCI device behind the first bridge with a free place.

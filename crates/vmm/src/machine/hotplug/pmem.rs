@@ -1,13 +1,13 @@
 //! Persistent memory: a descriptor, the memory it stands for, the device.
 //!
-//! Memory is mapped by path only, so the path is the monitor's own descriptor's, whose number it tells
-//! in the list of its descriptor sets. Once mapped, the set is no longer needed.
+//! Memory is mapped by path only, so the path is the monitor's own descriptor's. Once mapped, that is no
+//! longer needed.
 
 use super::Bench;
 use crate::{
     DeviceId, Pmem, VmmError,
     qemu::device as shape,
-    qmp::command::{AddFd, Command, ObjectAdd, ObjectDel, QomGet, RemoveFd},
+    qmp::command::{ObjectAdd, ObjectDel, QomGet},
 };
 
 impl Bench<'_> {
@@ -19,16 +19,14 @@ impl Bench<'_> {
             source,
         })?;
         self.effects().announce("pmem.descriptor")?;
-        let added = self.client.run_with(AddFd { opaque: id.to_string() }, file).await;
-        let added = self.shared.result(AddFd::NAME, added)?;
+        let lent = self.lend(&id, file).await?;
         let result = async {
-            let path = format!("/proc/self/fd/{}", added.fd);
             self.effects().announce("pmem.memory")?;
-            self.run(ObjectAdd(shape::pmem_memory(&pmem, &path))).await.map(|_| ())
+            self.run(ObjectAdd(shape::pmem_memory(&pmem, &lent.path))).await.map(|_| ())
         };
         let result = result.await;
         // The mapping stays without it.
-        self.undo(RemoveFd { fdset_id: added.fdset_id }).await;
+        self.undo(lent.back).await;
         result?;
         let result = async {
             self.effects().announce("pmem.device")?;
