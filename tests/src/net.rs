@@ -1,8 +1,15 @@
 //! Network namespaces of a test's own: one where its commands run, and one that stands for the rest of
 //! the world, joined by a wire.
 
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use coracle_net::namespace::Namespace;
+
+/// How long a server may take until it answers.
+const SERVER: Duration = Duration::from_secs(20);
 
 /// Where the commands of a test run, and the world beyond.
 ///
@@ -82,6 +89,32 @@ impl Ground {
         crate::place::text(&output.stdout)
     }
 
+    /// A server of busybox's on the host's side, which may not be ready yet.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn serve<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Server {
+        let mut command = self.command(Path::new("/bin/busybox"));
+        let child = command.args(words).stderr(Stdio::null()).spawn();
+        Server(child.expect("busybox is installed: run `make setup`"))
+    }
+
+    /// Serves the files of a folder by HTTP on the host's side, and waits until it does.
+    ///
+    /// # Panics
+    /// It does not.
+    pub fn serve_files(&self, at: SocketAddr, folder: &Path) -> Server {
+        let server =
+            self.serve(["httpd", "-f", "-p", &at.to_string(), "-h", folder.to_str().unwrap()]);
+        let host = Namespace::open(&self.path("host")).unwrap();
+        let late = Instant::now() + SERVER;
+        while let Err(error) = host.run(|| Ok(TcpStream::connect(at))).unwrap() {
+            assert!(Instant::now() < late, "nobody serves {at}: {error}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server
+    }
+
     /// What of the host's network could be left behind, a line each.
     pub fn seen(&self) -> Vec<String> {
         let all = "ip -o link | sed 's/^[0-9]*: //; s/state [A-Z]*//'; ip -o addr | \
@@ -99,5 +132,17 @@ impl Drop for Ground {
             let _ = Command::new("umount").arg("--lazy").arg(&path).output();
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+/// A server of a test's own; it ends with this.
+#[derive(Debug)]
+pub struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Gone already is what was wanted.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

@@ -224,12 +224,7 @@ fn no_network_is_lo_alone_and_what_cannot_be_is_refused() {
         assert!(said.contains(why), "{options:?}: {said}");
     }
     // QEMU's own network: no right on the host is needed, and it reaches this host.
-    let serve = place
-        .ground()
-        .command("/bin/busybox".as_ref())
-        .args(["httpd", "-f", "-p", "127.0.0.1:8090", "-h", "/etc"])
-        .spawn();
-    let mut serve = serve.unwrap();
+    let server = place.ground().serve_files("127.0.0.1:8090".parse().unwrap(), "/etc".as_ref());
     let user = place.output([
         "run",
         "--accel=tcg",
@@ -260,8 +255,7 @@ fn no_network_is_lo_alone_and_what_cannot_be_is_refused() {
         "-",
         "http://10.0.2.2:8090/debian_version",
     ]);
-    serve.kill().unwrap();
-    serve.wait().unwrap();
+    drop(server);
     let version = fs::read_to_string("/etc/debian_version").unwrap();
     assert_eq!(text(&user.stdout), version, "{}", text(&user.stderr));
     assert_eq!(text(&shut.stdout), "");

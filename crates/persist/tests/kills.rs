@@ -110,6 +110,24 @@ fn five_thousand_reads_without_a_lock_are_all_whole() {
 }
 
 #[test]
+fn looking_at_a_state_in_the_middle_of_a_save_finds_nothing_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut driver = FsDriver::new(Root::at(dir.path()));
+    let state = whole("s1", 0, CONTAINERS, 0);
+    let anew = By::Asking(Ask::exclusive(Duration::from_secs(10)).or_create());
+    driver.to_disk(anew, &state.sandbox, &none()).unwrap();
+    let mut writer = Reaped::start(writer().arg("count").arg(dir.path()).arg("200"));
+    let mut looks = 0;
+    while writer.0.try_wait().unwrap().is_none() {
+        let verified = driver.verify("s1").unwrap();
+        assert_eq!(verified.findings, [], "look {looks}, save {:?}", verified.generation);
+        looks += 1;
+    }
+    assert!(writer.0.wait().unwrap().success());
+    assert!(looks > 0);
+}
+
+#[test]
 fn two_processes_that_save_at_once_lose_no_save() {
     let dir = tempfile::tempdir().unwrap();
     let mut driver = FsDriver::new(Root::at(dir.path()));

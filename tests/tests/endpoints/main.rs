@@ -181,19 +181,12 @@ async fn endpoints_come_into_their_namespaces_and_go_without_a_trace() {
         dir.path().join("pid").display(),
     );
     std::fs::write(&conf, lines).unwrap();
-    let server = ground
-        .command(Path::new("/bin/busybox"))
-        .args(["udhcpd", "-f"])
-        .arg(&conf)
-        .stderr(std::process::Stdio::null())
-        .spawn();
-    let mut server = server.unwrap();
+    let server = ground.serve(["udhcpd", "-f", conf.to_str().unwrap()]);
     let mut asks = endpoint("dhcp", 7, tap("tap-g"));
     asks.described.ip_address = String::new();
     asks.described.gateway_address = String::new();
     let added = vm.add_endpoints_to_ns("pod-3", &[asks.clone()]).await;
-    server.kill().unwrap();
-    server.wait().unwrap();
+    drop(server);
     added.unwrap();
     let seen = inside(&vm, "pod-3", "ip -4 -o addr show dev eth0; ip route").await;
     assert!(seen.contains("10.50.0.100/24") && seen.contains("default via 10.50.0.1"), "{seen}");
@@ -269,17 +262,11 @@ async fn a_card_that_a_vhost_user_server_carries_comes_and_goes_and_its_death_is
     let served = dir.path().join("served");
     std::fs::create_dir(&served).unwrap();
     ground.run("host", &format!("head -c 4000000 /dev/urandom >{}/bytes", served.display()));
-    let server = ground
-        .command(Path::new("/bin/busybox"))
-        .args(["httpd", "-f", "-p", "10.50.0.1:8000", "-h"])
-        .arg(&served)
-        .spawn();
-    let mut server = server.unwrap();
+    let server = ground.serve_files("10.50.0.1:8000".parse().unwrap(), &served);
     let get = "mkdir /run/www && wget -q -O /run/www/bytes http://10.50.0.1:8000/bytes && \
                httpd -p 8000 -h /run/www";
     inside(&vm, "pod", get).await;
-    server.kill().unwrap();
-    server.wait().unwrap();
+    drop(server);
     let back = format!(
         "busybox wget -q -O - http://10.50.0.2:8000/bytes | cmp - {}/bytes",
         served.display()

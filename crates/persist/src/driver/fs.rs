@@ -17,9 +17,13 @@ use rustix::io::Errno;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Sandboxes that stay open between saves; each holds two descriptors and the bytes of its state.
 const OPEN_AT_ONCE: usize = 16;
+
+/// How long a look that found something waits for whoever is saving.
+const WRITERS: Duration = Duration::from_secs(5);
 
 /// States in directories.
 #[derive(Debug)]
@@ -249,8 +253,18 @@ impl PersistDriver for FsDriver {
 
     fn verify(&mut self, id: &str) -> Result<Verified, DriverError> {
         let id = SandboxId::new(id)?;
-        let dir = self.dir(&id)?;
-        Ok(verify(&id, &dir, &self.root.sandbox(&id), self.tolerance)?)
+        let (dir, path) = (self.dir(&id)?, self.root.sandbox(&id));
+        let seen = verify(&id, &dir, &path, self.tolerance)?;
+        if seen.findings.is_empty() {
+            return Ok(seen);
+        }
+        // Somebody may have been in the middle of a save: nobody is while this is held.
+        match flock::lock(&id, &path, Ask::shared(WRITERS)) {
+            Ok(_lock) => Ok(verify(&id, &self.dir(&id)?, &path, self.tolerance)?),
+            Err(LockError::NoSandbox(_)) => Err(DriverError::Absent(id)),
+            // As it was seen.
+            Err(_) => Ok(seen),
+        }
     }
 }
 
