@@ -17,6 +17,7 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 agent=$target/guest/x86_64-unknown-linux-gnu/guest/coracle-guest
 coracle=$target/release/coracle
 etcd=$data/tools/etcd/usr/bin/etcd
+vsock=$data/tools/bin/vhost-device-vsock
 
 # step NAME TEXT: one line per step.
 step() { printf '%-10s %s\n' "$1" "$2" >&2; }

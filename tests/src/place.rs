@@ -132,6 +132,9 @@ impl Place {
         if self.ground.is_none() {
             command.env("CORACLE_NET", "none");
         }
+        if std::env::var_os(VSOCK).is_none() {
+            command.env(VSOCK, guest_dir().with_file_name("tools/bin/vhost-device-vsock"));
+        }
         command.stdin(Stdio::null());
         command
     }
@@ -191,6 +194,9 @@ pub fn binary() -> PathBuf {
     assert!(path.exists(), "{} is not there: run `make build` first", path.display());
     path
 }
+
+/// Names the daemon of AF_VSOCK, which is not below a place.
+const VSOCK: &str = "CORACLE_VHOST_DEVICE_VSOCK";
 
 /// Where `make setup` put the guest files.
 pub fn guest_dir() -> PathBuf {

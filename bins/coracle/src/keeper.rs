@@ -16,6 +16,9 @@ pub struct KeeperArgs {
     /// The channel's folder, which holds QEMU's `control.sock` and `streams.sock`.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
+    /// Dial the guest over AF_VSOCK, through the socket of a vhost-device-vsock in `vsock.d`.
+    #[arg(long)]
+    vsock: bool,
     /// The sandbox to see to that it has a monitor.
     #[arg(long, value_name = "NAME", requires = "program")]
     sandbox: Option<String>,
@@ -35,7 +38,11 @@ pub fn run(args: KeeperArgs, root: &Root) -> Result<ExitCode> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let dir = keeper::ChannelDir::new(args.dir.clone());
-        let keeping = keeper::run(Keeper::new(dir), std::future::pending());
+        let keeper = match args.vsock {
+            true => Keeper::new(dir).over_vsock(),
+            false => Keeper::new(dir),
+        };
+        let keeping = keeper::run(keeper, std::future::pending());
         let supervising = async {
             if let (Some(sandbox), Some(program)) = (args.sandbox, args.program) {
                 Supervisor { root: root.clone(), sandbox, program }.run().await;

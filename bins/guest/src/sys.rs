@@ -334,9 +334,9 @@ pub fn borrowed(number: RawFd) -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 
-/// Takes ownership of a descriptor that has just arrived in a control message.
+/// Takes ownership of a descriptor that has just arrived in a control message or by an accept.
 pub fn received(number: RawFd) -> OwnedFd {
-    // SAFETY: `recvmsg` has made this number for us, and its control data is read once.
+    // SAFETY: `recvmsg` or `accept4` has made this number for us, and what it gave is read once.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 

@@ -41,6 +41,18 @@ pub struct BootParameters {
     pub clock: Option<SystemTime>,
     /// The VM's host name (1 to 64 bytes).
     pub hostname: Option<String>,
+    /// What carries the channel.
+    pub transport: Transport,
+}
+
+/// What carries the channel between host and guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Two virtio-serial ports.
+    #[default]
+    VirtioSerial,
+    /// The guest's AF_VSOCK, at which the host dials.
+    Vsock,
 }
 
 /// A disk that holds the VM's root file system.
@@ -102,6 +114,7 @@ const ROOT: &str = "coracle.root";
 const LOG: &str = "coracle.log";
 const CLOCK: &str = "coracle.clock";
 const HOSTNAME: &str = "coracle.hostname";
+const CHANNEL: &str = "coracle.channel";
 
 impl BootParameters {
     /// The name under which an `ExecCommandLine` asks for the built-in agent; hcsshim's default
@@ -145,6 +158,10 @@ impl BootParameters {
             words.push(format!("{CLOCK}={}", since.as_millis()));
         }
         words.extend(self.hostname.as_ref().map(|name| format!("{HOSTNAME}={}", encode(name))));
+        match self.transport {
+            Transport::VirtioSerial => {}
+            Transport::Vsock => words.push(format!("{CHANNEL}=vsock")),
+        }
         words.join(" ")
     }
 
@@ -183,6 +200,13 @@ impl BootParameters {
                     parameters.clock = UNIX_EPOCH.checked_add(Duration::from_millis(millis));
                 }
                 HOSTNAME => parameters.hostname = Some(decode(HOSTNAME, value)?),
+                CHANNEL => {
+                    parameters.transport = match value {
+                        "serial" => Transport::VirtioSerial,
+                        "vsock" => Transport::Vsock,
+                        _ => return Err(bad(CHANNEL, value, "`serial` or `vsock`")),
+                    }
+                }
                 _ => {}
             }
         }
@@ -302,14 +326,14 @@ mod tests {
         ];
         (
             proptest::option::of(".*"),
-            any::<[bool; 4]>(),
+            any::<[bool; 5]>(),
             proptest::option::of(root()),
             level,
             proptest::option::of(0u64..1 << 42),
             proptest::option::of(".{1,64}"),
         )
             .prop_map(
-                |(exec, [out, err, entropy, console], root, log_level, clock, hostname)| {
+                |(exec, [out, err, entropy, console, vsock], root, log_level, clock, hostname)| {
                     BootParameters {
                         exec_command_line: exec,
                         forward_stdout: out,
@@ -320,6 +344,7 @@ mod tests {
                         log_level,
                         clock: clock.map(|ms| UNIX_EPOCH + Duration::from_millis(ms)),
                         hostname,
+                        transport: if vsock { Transport::Vsock } else { Transport::VirtioSerial },
                     }
                 },
             )

@@ -7,6 +7,7 @@ use coracle_persist::driver::Containers;
 use coracle_persist::model::{
     self, CURRENT_PERSIST_VERSION, ContainerState, HypervisorKind, SandboxState, StateText,
 };
+use coracle_uvm::options::ChannelBacking;
 
 use crate::further::ContainerStage;
 use crate::life::Stage;
@@ -148,6 +149,10 @@ fn tuning(tuning: &Tuning, vmm: &mut model::HypervisorConfig) {
     vmm.enable_io_threads = tuning.io_thread;
     vmm.huge_pages = tuning.huge_pages;
     vmm.mlock = tuning.lock_memory;
+    vmm.use_vsock = match tuning.channel {
+        ChannelBacking::VirtioSerial => false,
+        ChannelBacking::Vsock { .. } => true,
+    };
     vmm.disable_block_device_use = tuning.no_disks;
     vmm.block_device_cache_direct = tuning.disk_cache.direct;
     vmm.block_device_cache_noflush = tuning.disk_cache.no_flush;

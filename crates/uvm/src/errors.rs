@@ -18,6 +18,7 @@ use crate::description::DescriptionError;
 use crate::lifecycle::{KeeperStartError, UnexpectedExit};
 use crate::modify::ModifyError;
 use crate::validate::OptionsError;
+use crate::vsock::VsockError;
 
 /// The result of an operation on a [`crate::UtilityVm`].
 pub type Result<T, E = UvmError> = std::result::Result<T, E>;
@@ -175,6 +176,15 @@ pub enum UvmError {
         /// Why not.
         #[source]
         source: KeeperStartError,
+    },
+    /// The channel cannot be carried over AF_VSOCK.
+    #[error("carry the channel of the VM {id} over AF_VSOCK")]
+    Vsock {
+        /// The VM's id.
+        id: String,
+        /// Why not.
+        #[source]
+        source: VsockError,
     },
     /// The VM could not be ended, or not in time.
     #[error("close the VM {id}: it did not end in time")]
@@ -416,6 +426,11 @@ impl UvmError {
                 "install virtiofsd (Debian 12: it comes with qemu-system-common), or use a 9P share"
                     .to_owned(),
             ),
+            Self::Vsock { source: VsockError::NoProgram { .. }, .. } => Some(
+                "install it (`cargo install vhost-device-vsock`, or `make setup`), or let the channel go \
+                 over virtio-serial"
+                    .to_owned(),
+            ),
             Self::VpciDisabled => Some("make the VM with the option `vpci_enabled`".to_owned()),
             Self::VpciMemory => {
                 Some(
@@ -457,6 +472,7 @@ impl UvmError {
             Self::Processors { .. } => "E-VM-PROCESSORS",
             Self::Terminate { .. } => "E-VM-TERMINATE",
             Self::Keeper { .. } => "E-KEEPER",
+            Self::Vsock { .. } => "E-VSOCK",
             Self::Record { .. } => "E-VM-RECORD",
             Self::Adopt { .. } => "E-VM-ADOPT",
             Self::OtherGuest { .. } => "E-VM-OTHER-GUEST",

@@ -61,6 +61,7 @@ pub mod timeline;
 pub mod validate;
 pub mod vpci;
 mod vpmem;
+mod vsock;
 pub mod windows;
 
 pub use coracle_vmm::{Accel, User, cgroup, effect};
@@ -69,6 +70,7 @@ pub use lifecycle::{KeeperStartError, UnexpectedExit, UtilityVm, bury};
 pub use pipe::PipeMount;
 pub use record::{Recorder, RecordingError, VmRecord};
 pub use state::{Event, Refused, State};
+pub use vsock::VsockError;
 
 /// The keeper of a VM's channel, for the program that runs one as a process of its own.
 pub mod keeper {

@@ -28,6 +28,7 @@ use crate::scsi::SavedDesk;
 use crate::share::SavedShares;
 use crate::vpci::SavedVpci;
 use crate::vpmem::SavedSlots;
+use crate::vsock::{SavedVsock, Vsock};
 
 /// A VM as it is written down. What is in it is this crate's affair.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,6 +51,9 @@ pub struct VmRecord {
     pub(crate) pipes: Pipes,
     pub(crate) vpci: SavedVpci,
     pub(crate) spaces: Spaces,
+    /// What carries the channel, where that is not virtio-serial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) vsock: Option<SavedVsock>,
 }
 
 /// What the VM has now and what it began with.
@@ -95,6 +99,11 @@ impl VmRecord {
     pub fn hotplugged(&self) -> (u32, u64) {
         let Size { processors, first_processors, memory_mib, first_memory_mib, .. } = self.size;
         (processors.saturating_sub(first_processors), memory_mib.saturating_sub(first_memory_mib))
+    }
+
+    /// The process that carries the channel over AF_VSOCK, if one does.
+    pub fn vsock_server(&self) -> Option<ProcessIdentity> {
+        self.vsock.and_then(|vsock| vsock.server)
     }
 
     /// The processes that serve its shares.
@@ -162,6 +171,7 @@ impl Machine {
             pipes: locked(&self.pipes).clone(),
             vpci: locked(&self.vpci).save(),
             spaces: locked(&self.spaces).clone(),
+            vsock: locked(&self.vsock).as_ref().map(Vsock::save),
         }
     }
 

@@ -93,6 +93,8 @@ pub enum PciSource {
     Disk(OwnedFd),
     /// A SCSI controller another process serves by vhost-user-scsi; as [`PciSource::Disk`].
     Controller(OwnedFd),
+    /// The guest's AF_VSOCK, which another process serves by vhost-user-vsock; as [`PciSource::Disk`].
+    Vsock(OwnedFd),
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod modules;
 pub mod mounts;
 mod network;
 mod root;
+mod vsock;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,8 +28,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use async_trait::async_trait;
-use coracle_bridge::boot::BootParameters;
-use coracle_bridge::channel::{CONTROL_PORT, GuestChannel, STREAMS_PORT, VirtioPort};
+use coracle_bridge::boot::{BootParameters, Transport};
+use coracle_bridge::channel::{CONTROL_PORT, GuestChannel, STREAMS_PORT, VSOCK_PORT, VirtioPort};
 use coracle_bridge::port;
 use coracle_bridge::server::{Connection, Dial, Guest, GuestOptions, Served};
 use nix::sys::resource::{Resource, setrlimit};
@@ -47,6 +48,7 @@ use crate::service::Agent;
 use crate::storage::mount::Mounter;
 use crate::sys;
 use modules::{BootList, Modules};
+use vsock::VsockPort;
 
 /// Open files a process may have, as a container engine would set it.
 const FILES: u64 = 1_048_576;
@@ -112,6 +114,13 @@ struct Prepared {
     mounter: Mounter,
     /// Modules that are still to be loaded.
     modules: Vec<PathBuf>,
+    carrier: Carrier,
+}
+
+/// Where the host finds us.
+enum Carrier {
+    VirtioSerial,
+    Vsock(VsockPort),
 }
 
 /// Everything that needs no channel.
@@ -130,6 +139,10 @@ fn prepare(log: &Log) -> Result<Prepared> {
     let mut list = BootList::read()?;
     let mounter = Mounter::new(Modules::open()?);
     mounter.load_modules(&list.channel);
+    let carrier = match parameters.transport {
+        Transport::VirtioSerial => Carrier::VirtioSerial,
+        Transport::Vsock => Carrier::Vsock(listen(&mounter)?),
+    };
     if parameters.root.is_some() {
         mounter.load_modules(&std::mem::take(&mut list.others));
     }
@@ -150,19 +163,30 @@ fn prepare(log: &Log) -> Result<Prepared> {
     let name = parameters.hostname.clone().unwrap_or_else(|| "coracle".to_owned());
     attempt("the host name", || Ok(sethostname(name)?));
     tracing::debug!("the machine is prepared");
-    Ok(Prepared { parameters, mounter, modules: list.others })
+    Ok(Prepared { parameters, mounter, modules: list.others, carrier })
+}
+
+/// Listens on AF_VSOCK before there is anything that carries it, so that the host's first dial finds us.
+fn listen(mounter: &Mounter) -> Result<VsockPort> {
+    mounter.load_module(vsock::FAMILY);
+    let port = VsockPort::listen(VSOCK_PORT).context("listening on AF_VSOCK")?;
+    mounter.load_module(vsock::TRANSPORT);
+    Ok(port)
 }
 
 async fn serve(prepared: Prepared, program: OwnProgram, log: Log, streams: Handle) -> Result<()> {
-    let Prepared { parameters, mounter, modules } = prepared;
+    let Prepared { parameters, mounter, modules, carrier } = prepared;
     let reaper = Reaper::new();
     let reaping = tokio::spawn(reaper.clone().run());
     let signals = tokio::spawn(obey_signals());
-    let channel = GuestChannel::open_on(
-        Box::new(VirtioPort::new(CONTROL_PORT)),
-        Box::new(VirtioPort::new(STREAMS_PORT)),
-        &streams,
-    );
+    let channel = match carrier {
+        Carrier::Vsock(port) => GuestChannel::open_one_on(Box::new(port), &streams),
+        Carrier::VirtioSerial => {
+            let [control, others] =
+                [CONTROL_PORT, STREAMS_PORT].map(|name| Box::new(VirtioPort::new(name)));
+            GuestChannel::open_on(control, others, &streams)
+        }
+    };
     let mounter = Arc::new(mounter);
     let loader = Arc::clone(&mounter);
     let load = move || loader.load_modules(&modules);

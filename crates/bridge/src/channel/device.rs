@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -30,6 +31,17 @@ pub trait PortDevice: Send + 'static {
     /// # Errors
     /// Those of sysfs; `TimedOut` when the port does not come back.
     fn rebind(&mut self) -> io::Result<()>;
+
+    /// Whether it loses something with each session, which [`rebind`](PortDevice::rebind) gives back.
+    fn wears_out(&self) -> bool {
+        true
+    }
+
+    /// Until another host is there than that of the open port, which then is of no use any more. Cancel
+    /// safe. A port that all hosts share never tells.
+    fn superseded(&mut self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// A port of the kernel's `virtio_console` driver, by name.

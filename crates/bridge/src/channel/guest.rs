@@ -14,7 +14,8 @@
 //! A hang-up is no reliable news of a host's death and its absence no news of life; what counts is
 //! the next HELLO. In *answered* nobody may dial yet. When three HELLOs in a row got no READY, our
 //! words do not arrive; and after 64 sessions too many of the port's descriptors may be lost: in both
-//! cases the driver is rebound before the answer.
+//! cases the driver is rebound before the answer. Where each host has a connection of its own, nothing
+//! wears out, and the next host's connection ends the one before: it may be the only news of its death.
 
 use super::device::PortDevice;
 use super::handshake::{Nonce, await_hello, want, welcome};
@@ -51,7 +52,8 @@ pub struct GuestChannel {
 
 #[derive(Debug)]
 struct Inner {
-    control: Lane,
+    /// None: bridges go over the same port as everything else.
+    control: Option<Lane>,
     streams: Lane,
     /// Accepters take turns.
     incoming: Mutex<mpsc::Receiver<Incoming>>,
@@ -90,6 +92,23 @@ impl GuestChannel {
     ) -> Self {
         let (sender, incoming) = mpsc::channel(Limits::STREAMS.streams);
         let control = Lane::start(control, Limits::CONTROL, sender.clone(), &Handle::current());
+        Self::over(Some(control), streams, runtime, sender, incoming)
+    }
+
+    /// [`GuestChannel::open_on`] with one port for all, bridges too.
+    #[must_use]
+    pub fn open_one_on(port: Box<dyn PortDevice>, runtime: &Handle) -> Self {
+        let (sender, incoming) = mpsc::channel(Limits::STREAMS.streams);
+        Self::over(None, port, runtime, sender, incoming)
+    }
+
+    fn over(
+        control: Option<Lane>,
+        streams: Box<dyn PortDevice>,
+        runtime: &Handle,
+        sender: mpsc::Sender<Incoming>,
+        incoming: mpsc::Receiver<Incoming>,
+    ) -> Self {
         let streams = Lane::start(streams, Limits::STREAMS, sender, runtime);
         let (incoming, runtime) = (Mutex::new(incoming), runtime.clone());
         GuestChannel { inner: Arc::new(Inner { control, streams, incoming, runtime }) }
@@ -141,7 +160,10 @@ impl GuestChannel {
     }
 
     fn lane(&self, port: u32) -> &Lane {
-        if port == port::BRIDGE { &self.inner.control } else { &self.inner.streams }
+        match &self.inner.control {
+            Some(control) if port == port::BRIDGE => control,
+            Some(_) | None => &self.inner.streams,
+        }
     }
 }
 
@@ -199,7 +221,11 @@ impl Driver {
         loop {
             let mut port = open(device.as_mut()).await;
             intake.clear();
-            let end = self.serve(&mut port, &mut intake, greeted.take()).await;
+            let wears_out = device.wears_out();
+            let end = tokio::select! {
+                end = self.serve(&mut port, &mut intake, greeted.take(), wears_out) => end,
+                () = device.superseded() => Lost::Superseded,
+            };
             drop(port);
             match end {
                 Lost::Tired(nonce) => {
@@ -207,6 +233,7 @@ impl Driver {
                     (self.sessions, self.unheard) = (0, 0);
                     greeted = Some(nonce);
                 }
+                Lost::Superseded => {}
                 Lost::Port(error) => {
                     warn!(%error, "a port of the channel is lost");
                     sleep(REOPEN).await;
@@ -221,6 +248,7 @@ impl Driver {
         port: &mut PortIo,
         intake: &mut Intake,
         mut greeted: Option<Nonce>,
+        wears_out: bool,
     ) -> Lost {
         if greeted.is_none() {
             port.offer(&want());
@@ -235,7 +263,7 @@ impl Driver {
             };
             self.sessions += 1;
             self.unheard += 1;
-            if self.sessions > SESSIONS_PER_BIND || self.unheard > UNHEARD {
+            if wears_out && (self.sessions > SESSIONS_PER_BIND || self.unheard > UNHEARD) {
                 return Lost::Tired(nonce);
             }
             match self.stand(port, intake, nonce).await {
@@ -284,6 +312,8 @@ impl Drop for Standing<'_> {
 enum Lost {
     /// It needs a rebind before this host can be answered.
     Tired(Nonce),
+    /// Another host is there.
+    Superseded,
     Port(io::Error),
 }
 
@@ -296,7 +326,10 @@ async fn open(device: &mut dyn PortDevice) -> PortIo {
                 if error.kind() != io::ErrorKind::NotFound && !std::mem::replace(&mut told, true) {
                     warn!(%error, "a port of the channel cannot be opened");
                 }
-                sleep(REOPEN).await;
+                tokio::select! {
+                    () = device.superseded() => {}
+                    () = sleep(REOPEN) => {}
+                }
             }
         }
     }

@@ -22,6 +22,11 @@
 //!  D/control.sock, D/streams.sock   QEMU       ◄── bytes ──►       PortDevice, PortIo device
 //! ```
 //!
+//! Instead of the two ports, one connection of the guest's AF_VSOCK can carry the records: a guest with
+//! that transport listens at [`VSOCK_PORT`], and the keeper dials it through the socket of a
+//! `vhost-device-vsock`. What is above the records does not notice. It is one connection, bridge and
+//! all, because a daemon with two forgets the one while it looks at the other.
+//!
 //! The port [`BRIDGE`](crate::port::BRIDGE) has a virtio-serial port to itself, on a device of its own,
 //! so that a flood of container output cannot hold up a signal.
 //!
@@ -49,3 +54,5 @@ pub use mux::ChannelStream;
 pub const CONTROL_PORT: &str = "coracle.control";
 /// The name of the virtio-serial port that carries everything else.
 pub const STREAMS_PORT: &str = "coracle.streams";
+/// The AF_VSOCK port at which the guest is dialled instead of both.
+pub const VSOCK_PORT: u32 = 1024;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use coracle_persist::model::{HypervisorConfig, SandboxConfig};
-use coracle_uvm::options::{DiskCache, VirtioFsCache};
+use coracle_uvm::options::{ChannelBacking, DiskCache, VirtioFsCache};
 use serde_json::Value;
 
 use crate::plug::{Kind, ShareType};
@@ -105,7 +105,7 @@ const VM: &[(&str, Fate<HypervisorConfig>)] = &[
     ("Realtime", Refused("Kata has dropped it; MemPrealloc and Mlock are what is left of it")),
     ("Mlock", Effect(|_, to| to.tuning.lock_memory = true)),
     ("DisableNestingChecks", Always("true")),
-    ("UseVSock", Refused("host and guest talk over virtio-serial, which every kernel has")),
+    ("UseVSock", Effect(|_, to| to.tuning.channel = ChannelBacking::Vsock { program: None })),
     ("DisableImageNvdimm", Always("true")),
     ("HotplugVFIOOnRootBus", Refused("QEMU cannot plug into the root bus of a q35")),
     ("PCIeRootPort", Refused(FIXED_ROOM)),

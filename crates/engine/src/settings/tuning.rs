@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use coracle_uvm::options::{DiskCache, HostOptions, OwnCgroup, VirtioFsServer};
+use coracle_uvm::options::{ChannelBacking, DiskCache, HostOptions, OwnCgroup, VirtioFsServer};
 use serde::{Deserialize, Serialize};
 
 use super::SettingsError;
@@ -28,6 +28,8 @@ pub struct Tuning {
     pub no_disks: bool,
     /// How directories are served by virtio-fs.
     pub virtiofs: VirtioFsServer,
+    /// What carries the bytes between host and guest.
+    pub channel: ChannelBacking,
     /// A VM that cannot have a control group of its own is refused.
     pub own_cgroup: bool,
     /// The size of /dev/shm in containers, in bytes; none: 64 MiB.
@@ -44,6 +46,7 @@ impl Tuning {
         host.io_thread = self.io_thread;
         host.disk_cache = self.disk_cache;
         host.virtiofs.clone_from(&self.virtiofs);
+        host.channel.clone_from(&self.channel);
         host.cgroup = Some(OwnCgroup { path: cgroup, is_required: self.own_cgroup });
     }
 

@@ -3,11 +3,11 @@
 
 use std::time::SystemTime;
 
-use coracle_bridge::boot::{BootParameters, LogLevel, RootDevice, RootSource};
+use coracle_bridge::boot::{BootParameters, LogLevel, RootDevice, RootSource, Transport};
 use coracle_vmm::accel::Engine;
 use coracle_vmm::qemu::{KernelFacts, kernel_arguments};
 
-use crate::options::{OptionsLcow, PreferredRootFsType};
+use crate::options::{ChannelBacking, OptionsLcow, PreferredRootFsType};
 
 /// What the machine says about the kernel's part of the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,10 @@ fn boot_parameters(opts: &OptionsLcow, now: SystemTime) -> BootParameters {
         log_level: log_level(&opts.exec_command_line),
         clock: Some(now),
         hostname: opts.host.hostname.clone(),
+        transport: match opts.host.channel {
+            ChannelBacking::VirtioSerial => Transport::VirtioSerial,
+            ChannelBacking::Vsock { .. } => Transport::Vsock,
+        },
     }
 }
 

@@ -25,13 +25,14 @@ use crate::counters::Counters;
 use crate::errors::{Result, UvmError};
 use crate::guest;
 use crate::network::Spaces;
-use crate::options::HostOptions;
+use crate::options::{ChannelBacking, HostOptions};
 use crate::record::VmRecord;
 use crate::scsi::Desk;
 use crate::share::Shares;
 use crate::timeline::Clock;
 use crate::vpci::Vpci;
 use crate::vpmem::Slots;
+use crate::vsock::Vsock;
 
 impl UtilityVm {
     /// Takes over a VM on QEMU that runs, as its record has it.
@@ -69,7 +70,14 @@ impl UtilityVm {
             log: Some(listen(&channel, port::LOG)?),
             bridge: Some(listen(&channel, port::BRIDGE)?),
         };
-        let keeper = RunningKeeper::adopt(record.keeper.as_ref(), &host.keeper, &channel).await;
+        // What carries the channel was decided when the VM was made.
+        match (&record.vsock, &host.channel) {
+            (None, _) => host.channel = ChannelBacking::VirtioSerial,
+            (Some(_), ChannelBacking::Vsock { .. }) => {}
+            (Some(_), _) => host.channel = ChannelBacking::Vsock { program: None },
+        }
+        let known = record.keeper.as_ref();
+        let keeper = RunningKeeper::adopt(known, &host.keeper, &host.channel, &channel).await;
         let keeper = keeper.map_err(|source| UvmError::Keeper { id: id.clone(), source })?;
 
         let (size, abilities) = (record.size, record.abilities);
@@ -110,6 +118,7 @@ impl UtilityVm {
             pipes: Mutex::new(record.pipes.clone()),
             vpci: Mutex::new(Vpci::restore(&record.vpci)),
             spaces: Mutex::new(Spaces::clone(&record.spaces)),
+            vsock: Mutex::new(record.vsock.as_ref().map(Vsock::restore)),
             network_turn: Semaphore::new(1),
             vpci_enabled: abilities.vpci_enabled,
             vpmem: Mutex::new(Slots::restore(&record.vpmem)),
@@ -126,7 +135,14 @@ impl UtilityVm {
             // A guest that stands still answers nobody.
             vm.machine.vm.resume().await.map_err(failed)?;
         }
-        vm.machine.meet_guest(&record.guest_boot).await?;
+        if vm.machine.vsock_is_dead() {
+            crate::lifecycle::locked(&vm.machine.shares).cut_off();
+            vm.machine.renew_vsock().await?;
+        }
+        tokio::select! {
+            met = vm.machine.meet_guest(&record.guest_boot) => met?,
+            never = vm.machine.renew_vsock_while_silent() => match never {},
+        }
         vm.machine.clear(record).await;
         Ok(vm)
     }

@@ -21,7 +21,8 @@ pub async fn bury(record: &VmRecord, same_boot: bool, limit: Duration) -> Result
     let alive = || UvmError::StillAlive { id: record.id.clone() };
     if same_boot {
         let process = ProcessIdentity { pid: identity.pid, start_time: identity.start_time };
-        for identity in std::iter::once(process).chain(record.keeper).chain(record.servers()) {
+        let others = record.keeper.into_iter().chain(record.vsock_server());
+        for identity in std::iter::once(process).chain(others).chain(record.servers()) {
             let Ok(Some(process)) = Process::find(&identity) else { continue };
             process.kill().map_err(|_| alive())?;
             let ended = tokio::time::timeout(limit, process.ended_unreaped()).await;

@@ -25,10 +25,11 @@ use crate::counters::Counters;
 use crate::description::command_line::Processor;
 use crate::description::{Place, Surroundings, VmDescription, build, lower};
 use crate::errors::{Result, UvmError};
-use crate::options::{OptionsLcow, OptionsWcow, default_run_dir};
+use crate::options::{ChannelBacking, OptionsLcow, OptionsWcow, default_run_dir};
 use crate::timeline::{Clock, Stage};
 use crate::validate::{HostFacts, check_lcow, check_wcow, exists_on_host};
 use crate::vpmem::Slots;
+use crate::vsock::Vsock;
 
 impl UtilityVm {
     /// Creates a Linux VM on QEMU. It exists and does not run yet.
@@ -56,6 +57,7 @@ impl UtilityVm {
         if opts.options.id.is_empty() {
             opts.options.id = Uuid::new_v4().to_string();
         }
+        opts.host.share_memory |= opts.host.channel != ChannelBacking::VirtioSerial;
         let host = HostFacts::detect();
         check_lcow(&opts, &host, exists_on_host)?;
         warn_of_changes(&opts, &host);
@@ -76,7 +78,8 @@ impl UtilityVm {
         let scsi_controllers = u8::try_from(config.scsi_controllers).unwrap_or(u8::MAX);
         let vm = launch(vmm.as_ref(), config, &opts).await?;
         clock.mark(Stage::Monitor);
-        let keeper = match RunningKeeper::start(&opts.host.keeper, &channel).await {
+        let (placement, backing) = (&opts.host.keeper, &opts.host.channel);
+        let keeper = match RunningKeeper::start(placement, backing, &channel).await {
             Ok(keeper) => keeper,
             Err(source) => {
                 end_quietly(vm.as_ref(), &opts).await;
@@ -116,6 +119,10 @@ impl UtilityVm {
             pipes: Mutex::default(),
             vpci: Mutex::default(),
             spaces: Mutex::default(),
+            vsock: Mutex::new(match opts.host.channel {
+                ChannelBacking::VirtioSerial => None,
+                ChannelBacking::Vsock { .. } => Some(Vsock::default()),
+            }),
             network_turn: Semaphore::new(1),
             vpci_enabled: opts.vpci_enabled,
             vpmem: Mutex::new(pmem_slots(&description)),
@@ -126,7 +133,12 @@ impl UtilityVm {
         });
         tokio::spawn(watch::watch(machine.clone()));
         machine.note().await;
-        Ok(Self { _tie: Arc::new(Tie(machine.clone())), machine })
+        let vm = Self { _tie: Arc::new(Tie(machine.clone())), machine };
+        if let Err(error) = vm.machine.plug_vsock().await {
+            vm.close().await?;
+            return Err(error);
+        }
+        Ok(vm)
     }
 
     /// Checks the options of a Windows VM, and then says that this host cannot run one.

@@ -126,6 +126,7 @@ impl Machine {
         self.no_output_will_come();
         let _ = timeout(LAST_WORDS, self.life.until_output_done()).await;
         self.stop_servers().await;
+        self.stop_vsock().await;
         if gone {
             self.give_devices_back().await;
         }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::options::KeeperPlacement;
+use crate::options::{ChannelBacking, KeeperPlacement};
 
 /// How long a keeper may take until it serves the folder.
 const READY_LIMIT: Duration = Duration::from_secs(10);
@@ -54,11 +54,14 @@ impl RunningKeeper {
     /// Starts it and waits until it serves; None where somebody else stands behind the folder.
     pub(super) async fn start(
         placement: &KeeperPlacement,
+        backing: &ChannelBacking,
         dir: &ChannelDir,
     ) -> Result<Option<Self>, KeeperStartError> {
         match placement {
-            KeeperPlacement::Task => Self::task(dir).await.map(Some),
-            KeeperPlacement::Process(command) => Self::process(command, dir).await.map(Some),
+            KeeperPlacement::Task => Self::task(backing, dir).await.map(Some),
+            KeeperPlacement::Process(command) => {
+                Self::process(command, backing, dir).await.map(Some)
+            }
             KeeperPlacement::Elsewhere => Ok(None),
         }
     }
@@ -67,6 +70,7 @@ impl RunningKeeper {
     pub(super) async fn adopt(
         known: Option<&ProcessIdentity>,
         placement: &KeeperPlacement,
+        backing: &ChannelBacking,
         dir: &ChannelDir,
     ) -> Result<Option<Self>, KeeperStartError> {
         if matches!(placement, KeeperPlacement::Elsewhere) {
@@ -78,7 +82,7 @@ impl RunningKeeper {
         {
             return Ok(Some(Self::Adopted(found)));
         }
-        Self::start(placement, dir).await
+        Self::start(placement, backing, dir).await
     }
 
     /// Who it is, if it is a process.
@@ -90,9 +94,13 @@ impl RunningKeeper {
         }
     }
 
-    async fn task(dir: &ChannelDir) -> Result<Self, KeeperStartError> {
+    async fn task(backing: &ChannelBacking, dir: &ChannelDir) -> Result<Self, KeeperStartError> {
         let (stop, stopped) = oneshot::channel::<()>();
         let config = Keeper::new(dir.clone());
+        let config = match backing {
+            ChannelBacking::VirtioSerial => config,
+            ChannelBacking::Vsock { .. } => config.over_vsock(),
+        };
         let mut task = tokio::spawn(keeper::run(config, async {
             // A dropped sender is a stop as well.
             let _ = stopped.await;
@@ -114,7 +122,15 @@ impl RunningKeeper {
         Ok(Self::Task { stop, task })
     }
 
-    async fn process(command: &[String], dir: &ChannelDir) -> Result<Self, KeeperStartError> {
+    async fn process(
+        command: &[String],
+        backing: &ChannelBacking,
+        dir: &ChannelDir,
+    ) -> Result<Self, KeeperStartError> {
+        let over = match backing {
+            ChannelBacking::VirtioSerial => None,
+            ChannelBacking::Vsock { .. } => Some("--vsock"),
+        };
         let spawned = |source| KeeperStartError::Spawn { command: command.join(" "), source };
         let (program, arguments) =
             command.split_first().ok_or_else(|| spawned(io::ErrorKind::InvalidInput.into()))?;
@@ -122,6 +138,7 @@ impl RunningKeeper {
             .args(arguments)
             .arg("--dir")
             .arg(dir.path())
+            .args(over)
             .env(PART, dir.path().join("keeper"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -39,6 +39,7 @@ use crate::state::State;
 use crate::timeline::Clock;
 use crate::vpci::Vpci;
 use crate::vpmem::Slots;
+use crate::vsock::Vsock;
 use life::Life;
 
 pub use bury::bury;
@@ -96,6 +97,8 @@ pub(crate) struct Machine {
     pub(crate) pipes: Mutex<Pipes>,
     pub(crate) vpci: Mutex<Vpci>,
     pub(crate) spaces: Mutex<Spaces>,
+    /// None: the channel goes over virtio-serial.
+    pub(crate) vsock: Mutex<Option<Vsock>>,
     /// Held by whoever changes the networks.
     pub(crate) network_turn: Semaphore,
     pub(crate) vpci_enabled: bool,

@@ -65,6 +65,8 @@ pub struct HostOptions {
     pub run_dir: Option<PathBuf>,
     /// Who carries the channel between host and guest.
     pub keeper: KeeperPlacement,
+    /// What carries the channel's bytes.
+    pub channel: ChannelBacking,
     /// Whether guest code runs on the processor or is translated.
     pub accelerator: Accel,
     /// Where the outcome of the trial of KVM is remembered until the host boots again. None: each
@@ -132,6 +134,7 @@ impl Default for HostOptions {
         Self {
             run_dir: None,
             keeper: KeeperPlacement::default(),
+            channel: ChannelBacking::default(),
             accelerator: Accel::default(),
             verdicts: None,
             die_with_owner: true,
@@ -177,6 +180,21 @@ pub enum KeeperPlacement {
     Process(Vec<String>),
     /// Nobody of ours: something else, such as a vhost-user vsock device, serves the folder.
     Elsewhere,
+}
+
+/// What carries the channel's bytes between host and guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "over")]
+pub enum ChannelBacking {
+    /// Two virtio-serial ports: QEMU alone is needed.
+    #[default]
+    VirtioSerial,
+    /// The guest's AF_VSOCK, which a `vhost-device-vsock` serves. It shares the VM's memory
+    /// ([`HostOptions::share_memory`] is implied).
+    Vsock {
+        /// The daemon; none: the host's own.
+        program: Option<PathBuf>,
+    },
 }
 
 /// Who serves 9P shares.

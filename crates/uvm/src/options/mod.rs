@@ -23,8 +23,8 @@ pub use constants::{
 };
 pub use defaults::{default_root, default_run_dir};
 pub use host::{
-    ColdDisk, ColdMount, HostOptions, KeeperPlacement, OwnCgroup, ShareServers, VirtioFsCache,
-    VirtioFsServer,
+    ChannelBacking, ColdDisk, ColdMount, HostOptions, KeeperPlacement, OwnCgroup, ShareServers,
+    VirtioFsCache, VirtioFsServer,
 };
 pub use output::{OutputHandler, OutputStream};
 

@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::lifecycle::{Machine, locked};
 
 pub use plan9::Plan9Share;
+pub(crate) use sidecar::Sidecar;
 pub use virtiofs::VirtioFsShare;
 
 /// The server of a share did not come up.
@@ -340,7 +341,7 @@ impl Machine {
 
 impl Machine {
     /// What a server's environment says of it, so that it is found whoever started it and died.
-    fn part(&self, name: &str) -> (String, String) {
+    pub(crate) fn part(&self, name: &str) -> (String, String) {
         (PART.to_owned(), format!("{}/{name}", self.channel.path().display()))
     }
 

@@ -60,6 +60,17 @@ impl Sidecar {
         Self::watch(child, complaints)
     }
 
+    /// Takes charge of a process of ours that was just started; `complaints` is what it says.
+    pub(crate) fn own(process: Process, complaints: Receiver) -> Self {
+        let process = Arc::new(process);
+        let watched = process.clone();
+        let ended = async move {
+            // Its failure is told by what it said.
+            let _ = watched.ended().await;
+        };
+        Self::follow(process, Some(complaints), ended)
+    }
+
     fn follow(
         process: Arc<Process>,
         complaints: Option<Receiver>,

@@ -2,6 +2,7 @@
 
 pub(crate) mod launcher;
 mod output;
+mod server;
 mod stat;
 
 use std::{io, os::fd::OwnedFd};
@@ -15,6 +16,7 @@ use rustix::{
     },
 };
 use serde::{Deserialize, Serialize};
+pub use server::DeviceServer;
 pub use stat::host_boot_id;
 pub(crate) use stat::{ProcessStat, ticks, uptime};
 use tokio::io::unix::AsyncFd;

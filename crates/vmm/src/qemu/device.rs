@@ -249,6 +249,10 @@ pub(crate) fn pci_device(id: &DeviceId, source: &PciSource) -> Value {
         PciSource::Controller(_) => json!({
             "driver": "vhost-user-scsi-pci", "id": id, "chardev": server, "num_queues": 1,
         }),
+        // With that feature, one of many that are plugged in while the guest runs never wakes up.
+        PciSource::Vsock(_) => json!({
+            "driver": "vhost-user-vsock-pci", "id": id, "chardev": server, "event_idx": false,
+        }),
     }
 }
 

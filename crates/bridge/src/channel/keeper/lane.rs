@@ -18,6 +18,7 @@ use super::super::link::{End, Link};
 use super::super::mux::outflow::Side;
 use super::super::mux::{Incoming, Limits, Mux};
 use super::super::record::Intake;
+use super::way::Reached;
 use super::{Keeper, KeeperError};
 use std::io;
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ use tracing::debug;
 
 /// Between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(5);
+/// Between two dials over AF_VSOCK: the daemon has work with each.
+const REDIAL: Duration = Duration::from_millis(20);
 /// Quick tries before the time-out of the handshake doubles.
 const QUICK_TRIES: u32 = 4;
 /// How often it doubles.
@@ -40,6 +43,8 @@ pub(super) type Session = watch::Receiver<Option<Arc<Mux>>>;
 
 pub(super) struct Lane {
     socket: PathBuf,
+    /// Through which the guest is dialled; none: it is behind the socket.
+    vsock: Option<PathBuf>,
     limits: Limits,
     start: Duration,
     gone: Duration,
@@ -51,6 +56,7 @@ impl Lane {
     pub(super) fn new(config: &Keeper, socket: PathBuf, limits: Limits) -> Self {
         Lane {
             socket,
+            vsock: config.vsock.clone(),
             limits,
             start: config.start,
             gone: config.gone,
@@ -69,17 +75,24 @@ impl Lane {
         let mut intake = Intake::new();
         let mut failures = 0;
         let mut seen = false;
-        while let Some(mut port) = self.connect(seen).await? {
+        while let Some(mut reached) = self.connect(seen).await? {
             seen = true;
             let nonce = Nonce::fresh();
             let limit = patience(self.handshake, failures);
-            match timeout(limit, greet(&mut port, nonce, &mut intake)).await {
-                Ok(Ok(())) => {
-                    failures = 0;
-                    let end = self.carry(&mut port, &mut intake, nonce, &incoming).await;
-                    debug!(%end, socket = %self.socket.display(), "a session ended");
+            let (port, over) = reached.split();
+            let session = async {
+                match timeout(limit, greet(port, nonce, &mut intake)).await {
+                    Ok(Ok(())) => {
+                        failures = 0;
+                        let end = self.carry(port, &mut intake, nonce, &incoming).await;
+                        debug!(%end, socket = %self.socket.display(), "a session ended");
+                    }
+                    Ok(Err(_)) | Err(_) => failures += 1,
                 }
-                Ok(Err(_)) | Err(_) => failures += 1,
+            };
+            tokio::select! {
+                () = session => {}
+                () = over => debug!(socket = %self.socket.display(), "QEMU is gone"),
             }
             if failures > 0 {
                 // QEMU that closes at once must not make us spin.
@@ -103,13 +116,20 @@ impl Lane {
         Link::new(port, intake, standing.mux, nonce.session(), Side::Host).run().await
     }
 
-    /// A connection to QEMU, or nothing when there was one before and QEMU is gone.
-    async fn connect(&self, seen: bool) -> Result<Option<UnixStream>, KeeperError> {
+    /// A connection to the guest, or nothing when there was one before and QEMU is gone.
+    async fn connect(&self, seen: bool) -> Result<Option<Reached>, KeeperError> {
         let limit = if seen { self.gone } else { self.start };
         let deadline = Instant::now() + limit;
         loop {
             let error = match folder::connect_path(&self.socket).await {
-                Ok(port) => return Ok(Some(port)),
+                Ok(port) => match self.reach(port).await {
+                    Ok(reached) => return Ok(Some(reached)),
+                    Err(error) => {
+                        debug!(%error, "a dial over AF_VSOCK came to nothing");
+                        sleep(REDIAL).await;
+                        continue;
+                    }
+                },
                 Err(error) => error,
             };
             let absent = match error.kind() {
@@ -130,6 +150,14 @@ impl Lane {
                 return Err(KeeperError::NeverCame { socket: self.socket.clone(), after: limit });
             }
             sleep(RETRY).await;
+        }
+    }
+
+    /// To the guest, QEMU being there.
+    async fn reach(&self, port: UnixStream) -> io::Result<Reached> {
+        match &self.vsock {
+            None => Ok(Reached::through(port)),
+            Some(socket) => Reached::dial(socket, port).await,
         }
     }
 }

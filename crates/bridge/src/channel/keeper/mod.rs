@@ -18,6 +18,7 @@
 mod dial;
 mod lane;
 mod splice;
+mod way;
 
 use super::folder::{self, ChannelDir, ChannelListener, VSOCK};
 use super::mux::{Incoming, Limits};
@@ -39,6 +40,9 @@ use tracing::debug;
 
 /// The file whose lock says that a keeper lives.
 const LOCK: &str = "keeper.lock";
+
+/// The daemon's socket to the guest, in [`vsock_folder`] (its option `uds-path`).
+pub const VSOCK_SOCKET: &str = "guest.sock";
 
 /// Why a keeper cannot keep.
 #[derive(Debug, Error)]
@@ -100,6 +104,9 @@ pub struct Keeper {
     pub control: PathBuf,
     /// QEMU's socket of the port `coracle.streams`.
     pub streams: PathBuf,
+    /// The socket of a `vhost-device-vsock` through which the guest is dialled, instead of through its
+    /// two ports. That of the streams says then whether QEMU lives.
+    pub vsock: Option<PathBuf>,
     /// How long QEMU may take to make its sockets.
     pub start: Duration,
     /// How long a socket that was there may refuse before QEMU is taken for gone.
@@ -120,12 +127,25 @@ impl Keeper {
             dir,
             control,
             streams,
+            vsock: None,
             start: Duration::from_secs(30),
             gone: Duration::from_secs(1),
             handshake: Duration::from_millis(300),
             dial: Duration::from_secs(30),
         }
     }
+
+    /// The same, dialling the guest over AF_VSOCK.
+    #[must_use]
+    pub fn over_vsock(self) -> Self {
+        Keeper { vsock: Some(vsock_folder(&self.dir).join(VSOCK_SOCKET)), ..self }
+    }
+}
+
+/// The folder of a `vhost-device-vsock` that carries the channel in `dir`, which may be the daemon's own.
+#[must_use]
+pub fn vsock_folder(dir: &ChannelDir) -> PathBuf {
+    dir.path().join("vsock.d")
 }
 
 /// Keeps a channel until `stop` is ready or QEMU is gone. All its tasks and sockets are gone when
@@ -139,10 +159,13 @@ pub async fn run(config: Keeper, stop: impl Future<Output = ()>) -> Result<(), K
         .map_err(|source| KeeperError::Listen { path: config.dir.path().join(VSOCK), source })?;
     let (sender, mut incoming) = mpsc::channel(Limits::STREAMS.streams);
     let mut lanes = JoinSet::new();
-    let control = Lane::new(&config, config.control.clone(), Limits::CONTROL);
     let streams = Lane::new(&config, config.streams.clone(), Limits::STREAMS);
-    let sessions = dial::Sessions { control: control.sessions(), streams: streams.sessions() };
-    lanes.spawn(control.run(sender.clone()));
+    let mut sessions = dial::Sessions { control: streams.sessions(), streams: streams.sessions() };
+    if config.vsock.is_none() {
+        let control = Lane::new(&config, config.control.clone(), Limits::CONTROL);
+        sessions.control = control.sessions();
+        lanes.spawn(control.run(sender.clone()));
+    }
     lanes.spawn(streams.run(sender));
 
     let scratch = Arc::new(Scratch::new());

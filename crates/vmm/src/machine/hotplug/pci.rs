@@ -14,7 +14,9 @@ impl Bench<'_> {
         let PciDevice { id, source } = pci;
         let shape = shape::pci_device(&id, &source);
         let server = match source {
-            PciSource::Disk(server) | PciSource::Controller(server) => server,
+            PciSource::Disk(server) | PciSource::Controller(server) | PciSource::Vsock(server) => {
+                server
+            }
             PciSource::Host(_) | PciSource::Mediated(_) | PciSource::Teaching => {
                 return self.add_pci(&id, &shape).await;
             }
