@@ -76,6 +76,7 @@ fn every_member_with_an_effect_changes_what_the_sandbox_is_to_be() {
         "MemPrealloc=true",
         "HugePages=true",
         "Mlock=true",
+        "UseVSock=true",
         "ShmSize=1048576",
         "SandboxCgroupOnly=true",
     ];

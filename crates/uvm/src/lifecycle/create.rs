@@ -65,7 +65,7 @@ impl UtilityVm {
         let id = opts.options.id.clone();
         let processor = processor(&opts).await?;
         let run_dir = opts.host.run_dir.clone().unwrap_or_else(|| default_run_dir(&id));
-        let run_dir = RunDir::make(run_dir)?;
+        let mut run_dir = RunDir::make(run_dir)?;
         let channel = ChannelDir::new(run_dir.path());
         let listeners = bind(&channel, &opts)?;
         let now = SystemTime::now();
@@ -87,6 +87,9 @@ impl UtilityVm {
             }
         };
         clock.mark(Stage::Channel);
+        if !opts.host.die_with_owner {
+            run_dir.outlive_us();
+        }
 
         let machine = Arc::new(Machine {
             owner: opts.options.owner,

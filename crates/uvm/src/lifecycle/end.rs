@@ -138,7 +138,10 @@ impl Machine {
         if gone {
             self.leave_cgroup();
         }
-        drop(locked(&self.run_dir).take());
+        // One that is not gone is reached through it, at the next try.
+        if gone && let Some(run_dir) = locked(&self.run_dir).take() {
+            run_dir.remove();
+        }
         gone
     }
 

@@ -8,10 +8,14 @@ use std::path::{Path, PathBuf};
 use crate::errors::{Result, UvmError};
 
 /// A run folder; one that we made is removed with all that is in it, one that was there stays.
+///
+/// That of a VM that may outlive us is removed only by [`RunDir::remove`]: the VM cannot be reached without
+/// it, and this process may come to its end in any way.
 #[derive(Debug)]
 pub(super) struct RunDir {
     path: PathBuf,
     ours: bool,
+    outlives_us: bool,
 }
 
 impl RunDir {
@@ -29,27 +33,33 @@ impl RunDir {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => false,
             Err(error) => return Err(failed(error)),
         };
-        Ok(Self { path, ours })
+        Ok(Self { path, ours, outlives_us: false })
     }
 
     /// The folder of a VM that was adopted: it was made for it, and goes with it.
     pub(super) fn of_adopted(path: PathBuf) -> Self {
-        Self { path, ours: true }
+        Self { path, ours: true, outlives_us: true }
+    }
+
+    /// There is a VM now, and it may outlive us.
+    pub(super) fn outlive_us(&mut self) {
+        self.outlives_us = true;
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Leaves the folder to a VM that outlives us.
-    pub(super) fn leave(mut self) {
-        self.ours = false;
+    /// The VM is gone.
+    pub(super) fn remove(mut self) {
+        self.outlives_us = false;
     }
 }
 
 impl Drop for RunDir {
     fn drop(&mut self) {
         if self.ours
+            && !self.outlives_us
             && let Err(error) = fs::remove_dir_all(&self.path)
         {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the run folder");
@@ -66,6 +76,12 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("a/b");
         drop(RunDir::make(path.clone()).unwrap());
+        assert!(!path.exists());
+        let mut outlives = RunDir::make(path.clone()).unwrap();
+        outlives.outlive_us();
+        drop(outlives);
+        assert!(path.exists());
+        RunDir::of_adopted(path.clone()).remove();
         assert!(!path.exists());
         fs::create_dir(&path).unwrap();
         drop(RunDir::make(path.clone()).unwrap());

@@ -44,9 +44,6 @@ impl Machine {
     async fn after_abandonment(self: &Arc<Self>) {
         if !self.host.die_with_owner {
             tracing::debug!(vm = self.id, "the last handle is gone; the VM may outlive it");
-            if let Some(run_dir) = locked(&self.run_dir).take() {
-                run_dir.leave();
-            }
             // Its control socket takes one at a time, and its guest has one host.
             self.release_guest();
             *locked(&self.listeners) = super::Listeners::default();

@@ -411,3 +411,20 @@ async fn statistics_that_failed_once_are_read_anew() {
     vm.stats().await.unwrap();
     vm.close().await.unwrap();
 }
+
+#[test]
+fn an_owner_whose_runtime_ends_leaves_the_folder_of_a_vm_that_outlives_it() {
+    for die_with_owner in [false, true] {
+        let rig = Rig::new(Guest::default());
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let vm = runtime.block_on(async {
+            let vm = rig.create_with(|o| o.host.die_with_owner = die_with_owner).await.unwrap();
+            vm.start().await.unwrap();
+            vm
+        });
+        // As a program does that gives up: nobody is left to let go in good order.
+        drop(runtime);
+        drop(vm);
+        assert_eq!(rig.run_dir().exists(), !die_with_owner);
+    }
+}
