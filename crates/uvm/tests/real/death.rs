@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use coracle_bridge::message::ProcessParameters;
-use coracle_uvm::options::KeeperPlacement;
+use coracle_uvm::options::{ChannelBacking, KeeperPlacement};
 use coracle_uvm::{UnexpectedExit, UtilityVm, UvmError};
 use coracle_vmm::ExitReason;
 use rustix::process::{Pid, Signal, kill_process};
@@ -37,6 +37,21 @@ async fn a_monitor_killed_in_mid_run_is_an_unexpected_exit_and_leaves_nothing() 
     started.close().await;
     let keepers = processes_with(&place.run_dir());
     assert!(keepers.is_empty(), "{keepers:?} are left");
+}
+
+/// The daemon does not notice by itself that its VM is gone.
+#[tokio::test]
+async fn what_carries_the_channel_over_af_vsock_goes_with_its_vm() {
+    let place = Place::new();
+    let vsock = ChannelBacking::Vsock { program: None };
+    let started = place.started(|o| o.host.channel = vsock).await;
+    let daemon = started.vm.record().vsock_server().unwrap();
+    assert!(daemon.is_alive());
+    started.vm.dump_stacks().await.unwrap();
+    kill(started.pid);
+    within("the wait", started.vm.wait()).await;
+    started.close().await;
+    assert!(!daemon.is_alive());
 }
 
 /// Processes that have the path on their command line.
