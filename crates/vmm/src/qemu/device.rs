@@ -246,8 +246,10 @@ pub(crate) fn pci_device(id: &DeviceId, source: &PciSource) -> Value {
         PciSource::Disk(_) => json!({
             "driver": "vhost-user-blk-pci", "id": id, "chardev": server, "num-queues": 1,
         }),
+        // Servers need not know how to tell of changed units, and `vhost-device-scsi` refuses to begin.
         PciSource::Controller(_) => json!({
             "driver": "vhost-user-scsi-pci", "id": id, "chardev": server, "num_queues": 1,
+            "param_change": false,
         }),
         // With that feature, one of many that are plugged in while the guest runs never wakes up.
         PciSource::Vsock(_) => json!({
