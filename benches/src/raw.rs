@@ -15,7 +15,8 @@ use coracle_guest_image::cpio;
 
 use crate::bare;
 
-/// What the guest does: says a byte, sends, sends what comes out of a pipe, receives, says a byte.
+/// What the guest does: says a byte, sends, sends what comes out of a pipe, receives, says a byte, receives
+/// into a pipe, says a byte.
 const INIT: &str = r#"#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t devtmpfs dev /dev
@@ -26,6 +27,8 @@ echo r >&3
 $b dd bs=64k iflag=fullblock count=COUNT </dev/zero >&3 2>/dev/null
 $b dd bs=64k count=COUNT </dev/zero 2>/dev/null | $b dd bs=64k >&3 2>/dev/null
 $b dd bs=64k iflag=fullblock count=COUNT <&3 >/dev/null 2>/dev/null
+echo d >&3
+$b dd bs=64k iflag=fullblock count=COUNT <&3 2>/dev/null | $b cat >/dev/null
 echo d >&3
 $b sleep 1000
 "#;
@@ -39,6 +42,8 @@ pub struct Speed {
     pub piped: f64,
     /// From the host to the guest.
     pub to_guest: f64,
+    /// The same, through a pipe between two processes after it, as a container's input goes.
+    pub into_pipe: f64,
 }
 
 /// Copies `blocks` times 64 KiB each way.
@@ -74,12 +79,19 @@ fn copy_over(_vm: &Child, socket: &Path, blocks: u32) -> Result<Speed> {
     let started = Instant::now();
     drain(&mut port, total, &mut buffer)?;
     let piped = rate(total, started);
+    let [to_guest, into_pipe] = [fill(&mut port, blocks)?, fill(&mut port, blocks)?];
+    Ok(Speed { to_host, piped, to_guest, into_pipe })
+}
+
+/// Bytes per second until the guest says that it has them.
+fn fill(port: &mut UnixStream, blocks: u32) -> Result<f64> {
+    let block = [0; 65536];
     let started = Instant::now();
     for _ in 0..blocks {
-        port.write_all(&buffer[..65536]).context("cannot write to the port")?;
+        port.write_all(&block).context("cannot write to the port")?;
     }
-    expect(&mut port, b"d\n")?;
-    Ok(Speed { to_host, piped, to_guest: rate(total, started) })
+    expect(port, b"d\n")?;
+    Ok(rate(u64::from(blocks) * 65536, started))
 }
 
 /// A connection to a socket that QEMU is about to make.

@@ -20,13 +20,15 @@ const BLOCKS: u32 = 2048;
 pub async fn measure(coracle: &Path, guest: &Path) -> Result<Vec<Row>> {
     let live = Live::boot(coracle, guest).await?;
     let (mut out, mut into) = (Vec::new(), Vec::new());
-    let (mut raw_out, mut piped, mut raw_into) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut raw_out, mut piped) = (Vec::new(), Vec::new());
+    let (mut raw_into, mut into_pipe) = (Vec::new(), Vec::new());
     for round in 0..3 {
         let at = guest.to_owned();
         let base = tokio::task::spawn_blocking(move || raw::copy(&at, BLOCKS)).await??;
         raw_out.push(base.to_host);
         piped.push(base.piped);
         raw_into.push(base.to_guest);
+        into_pipe.push(base.into_pipe);
         out.push(to_host(&live, &format!("out{round}")).await?);
         into.push(to_guest(&live, &format!("in{round}")).await?);
         eprintln!("stream: round {} of 3", round + 1);
@@ -45,14 +47,18 @@ pub async fn measure(coracle: &Path, guest: &Path) -> Result<Vec<Row>> {
         row("stream guest to host vs. a raw port", &mut out, &mut raw_out, 0.4),
         row("stream host to guest vs. a raw port", &mut into, &mut raw_into, 0.5),
     ];
-    let (piped, raw) = (middle(&mut piped), middle(&mut raw_out));
-    rows.push(Row {
-        what: "a pipe before a raw port vs. a raw port".to_owned(),
-        value: piped / raw,
-        unit: "x",
-        budget: Budget::None,
-        detail: format!("{:.0} MB/s: the most a container's output could reach", piped / 1e6),
-    });
+    let most = |place: &str, whose: &str, piped: &mut Vec<f64>, raw: &mut Vec<f64>| {
+        let (piped, raw) = (middle(piped), middle(raw));
+        Row {
+            what: format!("a pipe {place} a raw port vs. a raw port"),
+            value: piped / raw,
+            unit: "x",
+            budget: Budget::None,
+            detail: format!("{:.0} MB/s: the most a container's {whose} could reach", piped / 1e6),
+        }
+    };
+    rows.push(most("before", "output", &mut piped, &mut raw_out));
+    rows.push(most("behind", "input", &mut into_pipe, &mut raw_into));
     rows.push(signals(&live).await?);
     live.vm.close().await?;
     Ok(rows)
