@@ -1,6 +1,7 @@
 //! Processes: how they are started and what their streams are connected to.
 
 pub mod drain;
+mod hand;
 mod pipe;
 pub mod program;
 pub mod streams;

@@ -5,8 +5,7 @@
 //! A read of our end then waits for the lock, non-blocking or not. On the thread that carries the streams
 //! of all workloads that would let any of them stop the others, and one that waits for a share whose
 //! bytes this thread carries stop them for ever. So this thread only asks whether a pipe is ready, which
-//! takes no lock, and the reading and writing is done by a thread of the blocking pool, one per pipe that
-//! has something to do at the moment.
+//! takes no lock, and the reading and writing is done by a [thread](super::hand) of the pipe's own.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,9 +18,10 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot::Receiver;
 
 use super::drain::Rest;
+use super::hand::Hand;
 use crate::sys;
 
 /// Bytes read at first; a pipe that has more is read in chunks from then on.
@@ -41,6 +41,7 @@ type Done = (Vec<u8>, io::Result<usize>);
 pub struct Outlet {
     pipe: Watched,
     state: Reading,
+    hand: Hand,
 }
 
 #[derive(Debug)]
@@ -48,7 +49,7 @@ enum Reading {
     /// Memory for the next read.
     Idle(Vec<u8>),
     /// Under way.
-    Busy(JoinHandle<Done>),
+    Busy(Receiver<Done>),
     /// Read and not yet handed on: the bytes from `at` to `end`.
     Have { buffer: Vec<u8>, at: usize, end: usize },
 }
@@ -59,7 +60,8 @@ pub struct Inlet {
     pipe: Option<Arc<OwnedFd>>,
     /// Taken, and for the next job to write.
     waiting: Vec<u8>,
-    job: Option<JoinHandle<Done>>,
+    job: Option<Receiver<Done>>,
+    hand: Hand,
     /// What a job met, for the next caller.
     failed: Option<io::Error>,
 }
@@ -68,7 +70,8 @@ impl Outlet {
     /// Takes over the reading end of a pipe, which must not block. Needs a tokio runtime.
     pub fn new(pipe: OwnedFd) -> io::Result<Self> {
         widen(&pipe);
-        Ok(Self { pipe: Arc::new(sys::watch(pipe)?), state: Reading::Idle(Vec::new()) })
+        let pipe = Arc::new(sys::watch(pipe)?);
+        Ok(Self { pipe, state: Reading::Idle(Vec::new()), hand: Hand::default() })
     }
 }
 
@@ -82,8 +85,8 @@ impl Inlet {
     /// Takes over the writing end of a pipe, which must not block.
     pub fn new(pipe: OwnedFd) -> Self {
         widen(&pipe);
-        let pipe = Some(Arc::new(pipe));
-        Self { pipe, waiting: Vec::new(), job: None, failed: None }
+        let (pipe, hand) = (Some(Arc::new(pipe)), Hand::default());
+        Self { pipe, waiting: Vec::new(), job: None, hand, failed: None }
     }
 }
 
@@ -115,7 +118,7 @@ fn poll_ready(pipe: &Watched, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
 }
 
 fn job_died<T>(_: T) -> io::Error {
-    io::Error::other("the runtime is shut down")
+    io::Error::other("the thread of a pipe is gone")
 }
 
 impl AsyncRead for Outlet {
@@ -144,12 +147,12 @@ impl AsyncRead for Outlet {
                     };
                     ready?;
                     let (pipe, mut buffer) = (Arc::clone(&this.pipe), std::mem::take(memory));
-                    this.state = Reading::Busy(tokio::task::spawn_blocking(move || {
+                    this.state = Reading::Busy(this.hand.start(move || {
                         let length = if buffer.is_empty() { FIRST } else { CHUNK };
                         buffer.resize(length, 0);
                         let count = nix::unistd::read(pipe.get_ref(), &mut buffer);
                         (buffer, count.map_err(io::Error::from))
-                    }));
+                    })?);
                 }
                 Reading::Busy(job) => {
                     let (buffer, count) = ready!(Pin::new(job).poll(cx)).map_err(job_died)?;
@@ -204,10 +207,10 @@ impl Inlet {
     fn start(&mut self, bytes: Vec<u8>) -> io::Result<()> {
         let pipe = self.pipe.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         let pipe = Arc::clone(pipe);
-        self.job = Some(tokio::task::spawn_blocking(move || {
+        self.job = Some(self.hand.start(move || {
             let written = write_all(&pipe, &bytes);
             (bytes, written)
-        }));
+        })?);
         Ok(())
     }
 }
