@@ -19,6 +19,9 @@ pub struct KeeperArgs {
     /// Dial the guest over AF_VSOCK, through the socket of a vhost-device-vsock in `vsock.d`.
     #[arg(long)]
     vsock: bool,
+    /// With --vsock: the guest is about to boot, and knocks when it can be dialled.
+    #[arg(long, requires = "vsock")]
+    guest_boots: bool,
     /// The sandbox to see to that it has a monitor.
     #[arg(long, value_name = "NAME", requires = "program")]
     sandbox: Option<String>,
@@ -39,7 +42,7 @@ pub fn run(args: KeeperArgs, root: &Root) -> Result<ExitCode> {
         let mut terminate = signal(SignalKind::terminate())?;
         let dir = keeper::ChannelDir::new(args.dir.clone());
         let keeper = match args.vsock {
-            true => Keeper::new(dir).over_vsock(),
+            true => Keeper::new(dir).over_vsock(args.guest_boots),
             false => Keeper::new(dir),
         };
         let keeping = keeper::run(keeper, std::future::pending());

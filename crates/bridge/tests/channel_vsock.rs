@@ -128,7 +128,11 @@ impl Rig {
     }
 
     async fn keeper(&self) -> JoinHandle<Result<(), keeper::KeeperError>> {
-        let config = Keeper::new(self.dir()).over_vsock();
+        self.keeper_of(false).await
+    }
+
+    async fn keeper_of(&self, guest_boots: bool) -> JoinHandle<Result<(), keeper::KeeperError>> {
+        let config = Keeper::new(self.dir()).over_vsock(guest_boots);
         let keeper = tokio::spawn(keeper::run(config, std::future::pending()));
         keeper::wait_ready(&self.dir(), PATIENCE).await.unwrap();
         keeper
@@ -179,4 +183,24 @@ async fn a_hundred_keepers_are_served_though_the_guest_hears_of_no_ones_end() {
         keeper.abort();
         let _ = keeper.await;
     }
+}
+
+#[tokio::test]
+async fn a_guest_that_boots_is_not_dialled_before_it_knocks() {
+    let mut rig = Rig::new();
+    rig.qemu.abort();
+    let socket = rig.folder.path().join("streams.sock");
+    std::fs::remove_file(&socket).unwrap();
+    let port = UnixListener::bind(&socket).unwrap();
+    let keeper = rig.keeper_of(true).await;
+    let (mut guest, _) = timeout(PATIENCE, port.accept()).await.unwrap().unwrap();
+    let early = tokio::select! {
+        () = rig.echo(ECHO) => true,
+        () = tokio::time::sleep(Duration::from_millis(300)) => false,
+    };
+    assert!(!early, "it was dialled");
+    guest.write_all(b"!").await.unwrap();
+    rig.qemu = tokio::spawn(qemu(port));
+    timeout(PATIENCE, rig.echo(ECHO)).await.unwrap();
+    keeper.abort();
 }

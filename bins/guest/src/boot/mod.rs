@@ -29,7 +29,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use coracle_bridge::boot::{BootParameters, Transport};
-use coracle_bridge::channel::{CONTROL_PORT, GuestChannel, STREAMS_PORT, VSOCK_PORT, VirtioPort};
+use coracle_bridge::channel::{
+    CONTROL_PORT, GuestChannel, PortDevice, STREAMS_PORT, VSOCK_PORT, VirtioPort,
+};
 use coracle_bridge::port;
 use coracle_bridge::server::{Connection, Dial, Guest, GuestOptions, Served};
 use nix::sys::resource::{Resource, setrlimit};
@@ -59,6 +61,9 @@ const NICENESS: i32 = -10;
 
 /// How long the host may take to send entropy; it is not worth more.
 const ENTROPY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the host's port may take to appear.
+const KNOCKING: Duration = Duration::from_secs(20);
 
 /// Between two attempts to reach the bridge.
 const REDIAL: Duration = Duration::from_millis(50);
@@ -171,7 +176,25 @@ fn listen(mounter: &Mounter) -> Result<VsockPort> {
     mounter.load_module(vsock::FAMILY);
     let port = VsockPort::listen(VSOCK_PORT).context("listening on AF_VSOCK")?;
     mounter.load_module(vsock::TRANSPORT);
+    // The host knows by it that it can dial now. It may take a moment until the port is there.
+    std::thread::spawn(|| knock(&mut VirtioPort::new(STREAMS_PORT)));
     Ok(port)
+}
+
+/// Writes a byte into a port that is not used otherwise, as soon as it is there and a host with it.
+fn knock(port: &mut VirtioPort) {
+    let until = Instant::now() + KNOCKING;
+    while Instant::now() < until {
+        if let Ok(port) = port.open()
+            && nix::unistd::write(&port, b"!").is_ok()
+        {
+            // Not closed: that might take the byte back.
+            std::mem::forget(port);
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    tracing::warn!("the host could not be told that it can dial");
 }
 
 async fn serve(prepared: Prepared, program: OwnProgram, log: Log, streams: Handle) -> Result<()> {

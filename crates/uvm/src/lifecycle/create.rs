@@ -79,7 +79,7 @@ impl UtilityVm {
         let vm = launch(vmm.as_ref(), config, &opts).await?;
         clock.mark(Stage::Monitor);
         let (placement, backing) = (&opts.host.keeper, &opts.host.channel);
-        let keeper = match RunningKeeper::start(placement, backing, &channel).await {
+        let keeper = match RunningKeeper::start(placement, backing, true, &channel).await {
             Ok(keeper) => keeper,
             Err(source) => {
                 end_quietly(vm.as_ref(), &opts).await;

@@ -55,12 +55,13 @@ impl RunningKeeper {
     pub(super) async fn start(
         placement: &KeeperPlacement,
         backing: &ChannelBacking,
+        guest_boots: bool,
         dir: &ChannelDir,
     ) -> Result<Option<Self>, KeeperStartError> {
         match placement {
-            KeeperPlacement::Task => Self::task(backing, dir).await.map(Some),
+            KeeperPlacement::Task => Self::task(backing, guest_boots, dir).await.map(Some),
             KeeperPlacement::Process(command) => {
-                Self::process(command, backing, dir).await.map(Some)
+                Self::process(command, backing, guest_boots, dir).await.map(Some)
             }
             KeeperPlacement::Elsewhere => Ok(None),
         }
@@ -82,7 +83,7 @@ impl RunningKeeper {
         {
             return Ok(Some(Self::Adopted(found)));
         }
-        Self::start(placement, backing, dir).await
+        Self::start(placement, backing, false, dir).await
     }
 
     /// Who it is, if it is a process.
@@ -94,12 +95,16 @@ impl RunningKeeper {
         }
     }
 
-    async fn task(backing: &ChannelBacking, dir: &ChannelDir) -> Result<Self, KeeperStartError> {
+    async fn task(
+        backing: &ChannelBacking,
+        guest_boots: bool,
+        dir: &ChannelDir,
+    ) -> Result<Self, KeeperStartError> {
         let (stop, stopped) = oneshot::channel::<()>();
         let config = Keeper::new(dir.clone());
         let config = match backing {
             ChannelBacking::VirtioSerial => config,
-            ChannelBacking::Vsock { .. } => config.over_vsock(),
+            ChannelBacking::Vsock { .. } => config.over_vsock(guest_boots),
         };
         let mut task = tokio::spawn(keeper::run(config, async {
             // A dropped sender is a stop as well.
@@ -125,11 +130,13 @@ impl RunningKeeper {
     async fn process(
         command: &[String],
         backing: &ChannelBacking,
+        guest_boots: bool,
         dir: &ChannelDir,
     ) -> Result<Self, KeeperStartError> {
-        let over = match backing {
-            ChannelBacking::VirtioSerial => None,
-            ChannelBacking::Vsock { .. } => Some("--vsock"),
+        let over: &[&str] = match (backing, guest_boots) {
+            (ChannelBacking::VirtioSerial, _) => &[],
+            (ChannelBacking::Vsock { .. }, false) => &["--vsock"],
+            (ChannelBacking::Vsock { .. }, true) => &["--vsock", "--guest-boots"],
         };
         let spawned = |source| KeeperStartError::Spawn { command: command.join(" "), source };
         let (program, arguments) =

@@ -45,6 +45,7 @@ pub(super) struct Lane {
     socket: PathBuf,
     /// Through which the guest is dialled; none: it is behind the socket.
     vsock: Option<PathBuf>,
+    guest_boots: bool,
     limits: Limits,
     start: Duration,
     gone: Duration,
@@ -57,6 +58,7 @@ impl Lane {
         Lane {
             socket,
             vsock: config.vsock.clone(),
+            guest_boots: config.guest_boots,
             limits,
             start: config.start,
             gone: config.gone,
@@ -120,11 +122,13 @@ impl Lane {
     async fn connect(&self, seen: bool) -> Result<Option<Reached>, KeeperError> {
         let limit = if seen { self.gone } else { self.start };
         let deadline = Instant::now() + limit;
+        let mut knocked = seen;
         loop {
             let error = match folder::connect_path(&self.socket).await {
-                Ok(port) => match self.reach(port).await {
+                Ok(port) => match self.reach(port, knocked).await {
                     Ok(reached) => return Ok(Some(reached)),
                     Err(error) => {
+                        knocked = true;
                         debug!(%error, "a dial over AF_VSOCK came to nothing");
                         sleep(REDIAL).await;
                         continue;
@@ -154,10 +158,15 @@ impl Lane {
     }
 
     /// To the guest, QEMU being there.
-    async fn reach(&self, port: UnixStream) -> io::Result<Reached> {
+    async fn reach(&self, mut port: UnixStream, knocked: bool) -> io::Result<Reached> {
         match &self.vsock {
             None => Ok(Reached::through(port)),
-            Some(socket) => Reached::dial(socket, port).await,
+            Some(socket) => {
+                if self.guest_boots && !knocked {
+                    Reached::knock(&mut port).await;
+                }
+                Reached::dial(socket, port).await
+            }
         }
     }
 }

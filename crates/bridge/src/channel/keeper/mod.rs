@@ -107,6 +107,9 @@ pub struct Keeper {
     /// The socket of a `vhost-device-vsock` through which the guest is dialled, instead of through its
     /// two ports. That of the streams says then whether QEMU lives.
     pub vsock: Option<PathBuf>,
+    /// The guest is about to boot, and is not dialled over AF_VSOCK before it has written a byte into its
+    /// port of the streams.
+    pub guest_boots: bool,
     /// How long QEMU may take to make its sockets.
     pub start: Duration,
     /// How long a socket that was there may refuse before QEMU is taken for gone.
@@ -128,6 +131,7 @@ impl Keeper {
             control,
             streams,
             vsock: None,
+            guest_boots: false,
             start: Duration::from_secs(30),
             gone: Duration::from_secs(1),
             handshake: Duration::from_millis(300),
@@ -135,10 +139,11 @@ impl Keeper {
         }
     }
 
-    /// The same, dialling the guest over AF_VSOCK.
+    /// The same, dialling the guest over AF_VSOCK, which perhaps boots still.
     #[must_use]
-    pub fn over_vsock(self) -> Self {
-        Keeper { vsock: Some(vsock_folder(&self.dir).join(VSOCK_SOCKET)), ..self }
+    pub fn over_vsock(self, guest_boots: bool) -> Self {
+        let vsock = Some(vsock_folder(&self.dir).join(VSOCK_SOCKET));
+        Keeper { vsock, guest_boots, ..self }
     }
 }
 

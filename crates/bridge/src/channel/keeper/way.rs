@@ -3,7 +3,8 @@
 //! A dial goes through the socket of a `vhost-device-vsock`, which outlives QEMU and does not tell of
 //! its end. So QEMU's own socket is held beside it: it closes when QEMU is gone. Half a dial that is
 //! given up can cost the daemon a descriptor or its mind, so a dial waits for as long as QEMU lives:
-//! a guest that still boots answers as soon as it listens.
+//! a guest that still boots answers as soon as it listens. One in the moment in which QEMU hands the guest's
+//! rings over ends the daemon's only thread; so a guest that boots is not dialled before it has knocked.
 
 use super::super::VSOCK_PORT;
 use super::super::folder::{connect_path, read_line};
@@ -41,6 +42,13 @@ impl Reached {
             Some(_) => Err(io::ErrorKind::InvalidData.into()),
             None => Err(io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+
+    /// Until the guest writes a byte into the port that it does not use otherwise: it listens, and what
+    /// carries it is up. Ready also when QEMU is gone, which the dial finds out.
+    pub(super) async fn knock(life: &mut UnixStream) {
+        // Both are told by the dial that follows.
+        let _ = life.read(&mut [0; 16]).await;
     }
 
     /// Both halves: the bytes, and what is ready when QEMU is gone and the bytes would not tell.
