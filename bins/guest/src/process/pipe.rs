@@ -10,8 +10,8 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -33,7 +33,7 @@ const CHUNK: usize = 256 * 1024;
 
 type Watched = Arc<AsyncFd<OwnedFd>>;
 
-/// What the pool did: the memory, how much of it counts.
+/// What a read did: the memory, how much of it counts.
 type Done = (Vec<u8>, io::Result<usize>);
 
 /// What a workload writes.
@@ -54,16 +54,25 @@ enum Reading {
     Have { buffer: Vec<u8>, at: usize, end: usize },
 }
 
-/// What a workload reads. What was taken is written before it is shut.
+/// What a workload reads. What was taken is written before it is shut, whether anyone asks again or not.
 #[derive(Debug)]
 pub struct Inlet {
     pipe: Option<Arc<OwnedFd>>,
-    /// Taken, and for the next job to write.
-    waiting: Vec<u8>,
-    job: Option<Receiver<Done>>,
+    tray: Arc<Mutex<Tray>>,
     hand: Hand,
-    /// What a job met, for the next caller.
+}
+
+/// What an inlet and its thread share.
+#[derive(Debug, Default)]
+struct Tray {
+    /// Taken, and not yet with the thread.
+    waiting: Vec<u8>,
+    /// The thread is at it, and looks here again before it stops.
+    is_busy: bool,
+    /// What the thread met, for the next caller.
     failed: Option<io::Error>,
+    /// Who waits for room or for the end of the work.
+    waker: Option<Waker>,
 }
 
 impl Outlet {
@@ -85,8 +94,7 @@ impl Inlet {
     /// Takes over the writing end of a pipe, which must not block.
     pub fn new(pipe: OwnedFd) -> Self {
         widen(&pipe);
-        let (pipe, hand) = (Some(Arc::new(pipe)), Hand::default());
-        Self { pipe, waiting: Vec::new(), job: None, hand, failed: None }
+        Self { pipe: Some(Arc::new(pipe)), tray: Arc::default(), hand: Hand::default() }
     }
 }
 
@@ -176,48 +184,55 @@ impl AsyncRead for Outlet {
 }
 
 impl Inlet {
-    /// Writes what is waiting, as far as it goes now: ready when nothing is left.
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            if let Some(job) = &mut self.job {
-                let (mut memory, written) = ready!(Pin::new(job).poll(cx)).map_err(job_died)?;
-                self.job = None;
-                if let Err(error) = written {
-                    self.waiting = Vec::new();
-                    return Poll::Ready(Err(error));
-                }
-                if self.waiting.is_empty() {
-                    return Poll::Ready(Ok(()));
-                }
-                // What was written last is memory for what comes next.
-                memory.clear();
-                std::mem::swap(&mut memory, &mut self.waiting);
-                self.start(memory)?;
-                continue;
-            }
-            if self.waiting.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            let bytes = std::mem::take(&mut self.waiting);
-            self.start(bytes)?;
+    /// Until the thread has nothing to do.
+    fn poll_drain(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let mut tray = lock(&self.tray);
+        if let Some(error) = tray.failed.take() {
+            return Poll::Ready(Err(error));
         }
+        if tray.is_busy {
+            tray.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
+}
 
-    /// Has the pool write these bytes, all of them: it waits there for a reader that is slow.
-    fn start(&mut self, bytes: Vec<u8>) -> io::Result<()> {
-        let pipe = self.pipe.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
-        let pipe = Arc::clone(pipe);
-        self.job = Some(self.hand.start(move || {
-            let written = write_all(&pipe, &bytes);
-            (bytes, written)
-        })?);
-        Ok(())
+fn lock(tray: &Mutex<Tray>) -> MutexGuard<'_, Tray> {
+    // Nothing under this lock panics half-way through a change.
+    tray.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes what is there until nothing is. It waits for a reader that is slow.
+fn drain(pipe: &OwnedFd, tray: &Mutex<Tray>) {
+    let mut bytes = Vec::new();
+    loop {
+        {
+            let mut tray = lock(tray);
+            // What was written last is memory for what comes next.
+            bytes.clear();
+            std::mem::swap(&mut bytes, &mut tray.waiting);
+            tray.is_busy = !bytes.is_empty();
+            if let Some(waker) = tray.waker.take() {
+                waker.wake();
+            }
+            if bytes.is_empty() {
+                return;
+            }
+        }
+        if let Err(error) = write_all(pipe, &bytes) {
+            let mut tray = lock(tray);
+            *tray = Tray { failed: Some(error), waker: tray.waker.take(), ..Tray::default() };
+            if let Some(waker) = tray.waker.take() {
+                waker.wake();
+            }
+            return;
+        }
     }
 }
 
 /// Writes everything, waiting for room. Ends with the last reader at the latest.
-fn write_all(pipe: &OwnedFd, mut bytes: &[u8]) -> io::Result<usize> {
-    let count = bytes.len();
+fn write_all(pipe: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match nix::unistd::write(pipe, bytes) {
             Ok(written) => bytes = &bytes[written..],
@@ -230,7 +245,7 @@ fn write_all(pipe: &OwnedFd, mut bytes: &[u8]) -> io::Result<usize> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(count)
+    Ok(())
 }
 
 impl AsyncWrite for Inlet {
@@ -242,50 +257,39 @@ impl AsyncWrite for Inlet {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if let Some(error) = this.failed.take() {
-            return Poll::Ready(Err(error));
-        }
-        if this.pipe.is_none() {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        if this.waiting.len() >= CHUNK {
-            // Goes on when the job is done, or the pipe has room for the next.
-            ready!(this.poll_drain_below(cx))?;
-        }
-        let count = bytes.len().min(CHUNK);
-        this.waiting.extend_from_slice(&bytes[..count]);
-        if let Poll::Ready(Err(error)) = this.poll_drain(cx) {
-            this.failed = Some(error);
+        let pipe = this.pipe.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
+        let (count, is_idle) = {
+            let mut tray = lock(&this.tray);
+            if let Some(error) = tray.failed.take() {
+                return Poll::Ready(Err(error));
+            }
+            let count = bytes.len().min(CHUNK - tray.waiting.len());
+            if count == 0 && !bytes.is_empty() {
+                tray.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            tray.waiting.extend_from_slice(&bytes[..count]);
+            (count, !std::mem::replace(&mut tray.is_busy, true))
+        };
+        if is_idle {
+            let (pipe, tray) = (Arc::clone(pipe), Arc::clone(&this.tray));
+            if let Err(error) = this.hand.start(move || drain(&pipe, &tray)) {
+                *lock(&this.tray) = Tray::default();
+                return Poll::Ready(Err(error));
+            }
         }
         Poll::Ready(Ok(count))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if let Some(error) = this.failed.take() {
-            return Poll::Ready(Err(error));
-        }
-        this.poll_drain(cx)
+        self.poll_drain(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let drained = match this.failed.take() {
-            Some(error) => Err(error),
-            None => ready!(this.poll_drain(cx)),
-        };
+        let drained = ready!(this.poll_drain(cx));
         this.pipe = None;
         Poll::Ready(drained)
-    }
-}
-
-impl Inlet {
-    /// Until there is room to take more.
-    fn poll_drain_below(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.poll_drain(cx) {
-            Poll::Pending if self.waiting.len() < CHUNK => Poll::Ready(Ok(())),
-            other => other,
-        }
     }
 }
 
@@ -328,6 +332,31 @@ mod tests {
             inlet.flush().await
         };
         assert_eq!(failed.await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    /// Whoever feeds it has no more to say and only waits for an answer.
+    #[tokio::test]
+    async fn what_is_taken_while_something_else_is_written_goes_out_without_another_word() {
+        let (from, to) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let mut inlet = Inlet::new(not_blocking(to));
+        let first = vec![1; 4 * CHUNK];
+        let mut read = tokio::task::spawn_blocking(move || {
+            let mut got = Vec::new();
+            let mut piece = vec![0; CHUNK];
+            while got.last() != Some(&2) {
+                match nix::unistd::read(&from, &mut piece).unwrap() {
+                    0 => break,
+                    count => got.extend_from_slice(&piece[..count]),
+                }
+            }
+            got.len()
+        });
+        inlet.write_all(&first).await.unwrap();
+        inlet.write_all(&[2]).await.unwrap();
+        let limit = std::time::Duration::from_secs(10);
+        let got = tokio::time::timeout(limit, &mut read).await;
+        drop(inlet);
+        assert_eq!(got.expect("all of it arrives").unwrap(), first.len() + 1);
     }
 
     /// The other side splices from a socket on which nothing comes, and holds the pipe's lock.

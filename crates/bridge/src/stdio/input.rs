@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use super::StdioError;
@@ -152,19 +152,21 @@ where
 {
     let lease = input.attach();
     let mut receiver = Receiver::new(connection, input.taken());
-    let mut buffer = vec![0; CHUNK];
     loop {
-        let count = tokio::select! {
-            count = receiver.read(&mut buffer) => count,
+        let bytes = tokio::select! {
+            bytes = receiver.fill_buf() => bytes,
             () = input.closed.cancelled() => break,
         };
-        let count = count.map_err(|source| lost(input, source))?;
-        if count == 0 {
+        let bytes = bytes.map_err(|source| lost(input, source))?;
+        if bytes.is_empty() {
             input.end().await;
             return Ok(InputEnd::Eof);
         }
-        match input.give(lease, &buffer[..count]).await {
-            Ok(()) => {}
+        match input.give(lease, bytes).await {
+            Ok(()) => {
+                let length = bytes.len();
+                receiver.consume(length);
+            }
             Err(Refusal::Superseded) => return Err(StdioError::Superseded),
             Err(Refusal::Closed) => break,
         }

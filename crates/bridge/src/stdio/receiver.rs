@@ -12,15 +12,21 @@
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use super::StdioError;
 use super::frame::{DATA_MAX, Frame, HEADER_LEN};
 
 /// Consumed bytes are acknowledged at the latest when this many are due.
-const ACK_EVERY: u64 = 128 * 1024;
+const ACK_EVERY: u64 = 256 * 1024;
+
+/// Fewer are acknowledged this much later. At once would be after each piece of a flood: each word from
+/// an emulated guest to its host, or back, costs as much as copying 20 KiB.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Reads one stream off a connection, as an [`AsyncRead`] that gives every byte
 /// once and in order, and an error, never an end of file, for a lost connection.
@@ -35,6 +41,8 @@ pub struct Receiver<S> {
     offset: u64,
     acknowledged: u64,
     lost: u64,
+    /// When it ends, what is due is acknowledged.
+    pause: Option<Pin<Box<Sleep>>>,
     phase: Phase,
 }
 
@@ -57,6 +65,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
             offset: from,
             acknowledged: from,
             lost: 0,
+            pause: None,
             phase: Phase::Open,
         }
     }
@@ -155,11 +164,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
         Ok(true)
     }
 
-    fn poll_next(
-        &mut self,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<Result<(), StdioError>> {
+    /// Until there is data to hand out, or the stream is done.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = ready!(self.poll_next(cx));
+        if result.is_err() {
+            self.phase = Phase::Failed;
+        }
+        Poll::Ready(result.map_err(io::Error::from))
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StdioError>> {
         if self.offset - self.acknowledged >= ACK_EVERY {
             self.acknowledge();
         }
@@ -181,9 +195,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
             }
             if !self.data.is_empty() {
                 self.poll_acknowledge(cx);
-                let length = self.data.len().min(into.remaining());
-                into.put_slice(&self.data.split_to(length));
-                self.offset += length as u64;
                 return Poll::Ready(Ok(()));
             }
             if self.take_frame()? {
@@ -202,11 +213,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
                     return Poll::Ready(Err(StdioError::Lost { at, source }));
                 }
                 Poll::Pending => {
-                    self.acknowledge();
+                    self.poll_pause(cx);
                     self.poll_acknowledge(cx);
                     return Poll::Pending;
                 }
             }
+        }
+    }
+
+    /// Acknowledges what is due once nothing has come for a while, or had not when the last pause ended.
+    fn poll_pause(&mut self, cx: &mut Context<'_>) {
+        if self.offset == self.acknowledged {
+            return;
+        }
+        let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(PAUSE)));
+        if pause.as_mut().poll(cx).is_ready() {
+            self.pause = None;
+            self.acknowledge();
         }
     }
 
@@ -233,10 +256,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Receiver<S> {
         if into.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let result = ready!(this.poll_next(cx, into));
-        if result.is_err() {
-            this.phase = Phase::Failed;
-        }
-        Poll::Ready(result.map_err(io::Error::from))
+        ready!(this.poll_data(cx))?;
+        let length = this.data.len().min(into.remaining());
+        into.put_slice(&this.data[..length]);
+        Pin::new(this).consume(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The bytes where they were received.
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncBufRead for Receiver<S> {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        ready!(this.poll_data(cx))?;
+        Poll::Ready(Ok(&this.data))
+    }
+
+    fn consume(self: Pin<&mut Self>, length: usize) {
+        let this = self.get_mut();
+        let length = length.min(this.data.len());
+        this.data.advance(length);
+        this.offset += length as u64;
     }
 }

@@ -48,22 +48,19 @@ async fn the_state_shows_how_far_each_stream_is() {
     stdin.write_all(&pattern_bytes(0, 200)).await.unwrap();
     let mut got = [0; 200];
     soon(stdout.read_exact(&mut got)).await.unwrap();
-    // The next read says that 200 were consumed, and waits for more.
-    let mut one = [0; 1];
-    let write = async {
-        tokio::task::yield_now().await;
-        stdin.write_all(&pattern_bytes(200, 300)).await.unwrap();
-    };
-    let (read, ()) = soon(async { tokio::join!(stdout.read_exact(&mut one), write) }).await;
-    read.unwrap();
-    stdin.shutdown().await.unwrap();
-    soon(process.wait()).await.unwrap();
-    soon(async {
+    // Who waits for more says soon that 200 were consumed.
+    let said = soon(async {
         while host.list_state().await.unwrap().processes[0].std_out.unwrap().first < 200 {
             tokio::task::yield_now().await;
         }
-    })
-    .await;
+    });
+    tokio::select! {
+        read = stdout.read_u8() => panic!("{read:?}"),
+        () = said => {}
+    }
+    stdin.write_all(&pattern_bytes(200, 300)).await.unwrap();
+    stdin.shutdown().await.unwrap();
+    soon(process.wait()).await.unwrap();
     let state = host.list_state().await.unwrap();
     let [listed] = state.processes.as_slice() else { panic!("{state:?}") };
     assert!(listed.container_id.is_vm());

@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use tokio::io::ReadBuf;
 
 /// Bytes a sender may send before it hears anything from the receiver.
 pub const BASE_WINDOW: u32 = 8 * 1024;
@@ -109,14 +110,12 @@ impl Inflow {
     }
 
     /// Copies out as much as fits and counts it as read.
-    pub fn read(&mut self, mut into: &mut [u8], pool: &mut Pool) -> usize {
+    pub fn read(&mut self, into: &mut ReadBuf<'_>, pool: &mut Pool) {
         let mut n = 0;
         let (first, second) = self.waiting.as_slices();
         for part in [first, second] {
-            let len = part.len().min(into.len());
-            let (head, tail) = into.split_at_mut(len);
-            head.copy_from_slice(&part[..len]);
-            into = tail;
+            let len = part.len().min(into.remaining());
+            into.put_slice(&part[..len]);
             n += len;
         }
         if n == self.waiting.len() {
@@ -125,7 +124,6 @@ impl Inflow {
             self.waiting.drain(..n);
         }
         self.owed += u32::try_from(n).unwrap_or(u32::MAX);
-        n
     }
 
     /// Takes everything that waits. It counts as read only when [`Inflow::release`] says so.

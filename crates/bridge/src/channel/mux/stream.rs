@@ -131,7 +131,7 @@ impl ChannelStream {
         state.consumed(self.id);
     }
 
-    fn poll_copy(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_copy(&self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut state = self.mux.lock();
         let State { streams, pool, .. } = &mut *state;
         let Some(stream) = streams.get_mut(&self.id) else {
@@ -142,16 +142,16 @@ impl ChannelStream {
         }
         if stream.inflow.is_empty() {
             return match stream.receiving {
-                Receiving::Ended => Poll::Ready(Ok(0)),
+                Receiving::Ended => Poll::Ready(Ok(())),
                 Receiving::Open => {
                     register(&mut stream.reader, cx);
                     Poll::Pending
                 }
             };
         }
-        let n = stream.inflow.read(into, pool);
+        stream.inflow.read(into, pool);
         state.consumed(self.id);
-        Poll::Ready(Ok(n))
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -170,9 +170,7 @@ impl AsyncRead for ChannelStream {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let n = ready!(self.poll_copy(cx, buf.initialize_unfilled()))?;
-        buf.advance(n);
-        Poll::Ready(Ok(()))
+        self.poll_copy(cx, buf)
     }
 }
 
