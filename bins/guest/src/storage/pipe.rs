@@ -12,11 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use coracle_bridge::channel::GuestChannel;
-use tokio::io::copy_bidirectional;
+use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::mount::{MountError, check_path};
+
+/// Bytes carried at once.
+const PIECE: usize = 64 * 1024;
 
 /// Why a pipe could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -114,5 +117,5 @@ async fn carry(mut guest: UnixStream, channel: GuestChannel, port: u32) {
         Err(error) => return tracing::info!(%error, port, "nobody serves a pipe"),
     };
     // An end that breaks takes the other along; there is nobody to tell.
-    let _ = copy_bidirectional(&mut guest, &mut host).await;
+    let _ = copy_bidirectional_with_sizes(&mut guest, &mut host, PIECE, PIECE).await;
 }
