@@ -8,7 +8,7 @@ mod switch;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coracle_bridge::message::ProcessParameters;
 use coracle_net::endpoint::{Carrier as HostCarrier, Endpoint as HostEndpoint, Interface, attach};
@@ -22,6 +22,9 @@ use coracle_uvm::schema::HnsEndpoint;
 use coracle_uvm::{UtilityVm, UvmError};
 use switch::Switch;
 use tokio::io::AsyncReadExt;
+
+/// For how long an address is leased, in seconds.
+const LEASE: u64 = 12;
 
 /// A tap that is a port of the bridge `lan` on the test's ground.
 fn tap(folder: &Path, ground: &Ground, name: &str) -> Arc<OwnedFd> {
@@ -173,24 +176,45 @@ async fn endpoints_come_into_their_namespaces_and_go_without_a_trace() {
     assert_eq!(sh(&vm, "ls /run/networks | tr \"\\n\" \" \"").await, "pod-1 pod-2 ");
 
     // Without an address a DHCP server is asked.
-    let conf = dir.path().join("udhcpd.conf");
-    let lines = format!(
-        "start 10.50.0.100\nend 10.50.0.100\ninterface lan\nopt subnet 255.255.255.0\nopt router 10.50.0.1\n\
-         opt dns 10.50.0.53\nlease_file {}\npidfile {}\n",
-        dir.path().join("leases").display(),
-        dir.path().join("pid").display(),
-    );
-    std::fs::write(&conf, lines).unwrap();
-    let server = ground.serve(["udhcpd", "-f", conf.to_str().unwrap()]);
+    let lease = |address: &str| {
+        let conf = dir.path().join("udhcpd.conf");
+        let lines = format!(
+            "start {address}\nend {address}\ninterface lan\nopt subnet 255.255.255.0\n\
+             opt router 10.50.0.1\nopt dns 10.50.0.53\nopt lease {LEASE}\nlease_file {}\npidfile {}\n",
+            dir.path().join("leases").display(),
+            dir.path().join("pid").display(),
+        );
+        std::fs::write(&conf, lines).unwrap();
+        ground.serve(["udhcpd", "-f", conf.to_str().unwrap()])
+    };
+    let server = lease("10.50.0.100");
     let mut asks = endpoint("dhcp", 7, tap("tap-g"));
     asks.described.ip_address = String::new();
     asks.described.gateway_address = String::new();
-    let added = vm.add_endpoints_to_ns("pod-3", &[asks.clone()]).await;
-    drop(server);
-    added.unwrap();
+    vm.add_endpoints_to_ns("pod-3", &[asks.clone()]).await.unwrap();
     let seen = inside(&vm, "pod-3", "ip -4 -o addr show dev eth0; ip route").await;
     assert!(seen.contains("10.50.0.100/24") && seen.contains("default via 10.50.0.1"), "{seen}");
     assert_eq!(sh(&vm, "cat /run/networks/pod-3/resolv.conf").await, "nameserver 10.50.0.53\n");
+    // It is renewed while its server is there: what else was made of it stays. Then it is over, and another
+    // is asked for.
+    inside(&vm, "pod-3", "ip route add 10.99.0.0/16 via 10.50.0.1").await;
+    tokio::time::sleep(Duration::from_secs(LEASE + LEASE / 4)).await;
+    let seen = inside(&vm, "pod-3", "ip -4 -o addr show dev eth0; ip route").await;
+    assert!(seen.contains("10.50.0.100/24") && seen.contains("10.99.0.0/16"), "{seen}");
+    drop(server);
+    let server = lease("10.50.0.101");
+    let begun = Instant::now();
+    let seen = loop {
+        let seen = inside(&vm, "pod-3", "ip -4 -o addr show dev eth0; ip route").await;
+        if seen.contains("10.50.0.101/24") && seen.contains("default via") {
+            break seen;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{seen}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
+    assert!(!seen.contains("10.50.0.100") && !seen.contains("10.99.0.0/16"), "{seen}");
+    drop(server);
+
     // Nobody leases anything: told, and nothing is left.
     asks.described.id = "nobody".to_owned();
     asks.described.mac_address = "02-00-00-00-50-08".to_owned();

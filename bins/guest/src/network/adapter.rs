@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
@@ -13,7 +14,7 @@ use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 use super::netlink::{NetlinkError, failed};
 use super::plan::{Plan, Route};
 use super::space::Device;
-use super::{LEASE_TIMEOUT, NetworkError, dhcp};
+use super::{NetworkError, dhcp};
 
 /// Before the kernel's own rules for the main table.
 const RULE_PRIORITY: u32 = 5;
@@ -50,13 +51,17 @@ pub async fn send(
 }
 
 /// Gives the device, which is here by now, all that its plan says; asks for an address if it has none.
-pub async fn configure(netlink: &Handle, plan: &mut Plan) -> Result<(), NetworkError> {
+pub async fn configure(
+    netlink: &Handle,
+    plan: &mut Plan,
+    patience: Duration,
+) -> Result<(), NetworkError> {
     let name = plan.name.clone();
     let index = step(|| format!("bring {name} up"), bring_up(netlink, plan)).await?;
     if plan.addresses.is_empty() {
         // On a thread that has nothing else to do.
-        let asked = dhcp::ask(&name, plan.mac, LEASE_TIMEOUT);
-        plan.lease(&asked.map_err(|e| failed(format!("get an address for {name}"), e.into()))?);
+        let asked = dhcp::ask(&name, plan.mac, patience);
+        plan.take_lease(asked.map_err(|e| failed(format!("get an address for {name}"), e.into()))?);
     }
     for address in &plan.addresses {
         step(|| format!("give {name} the address {address}"), async {
@@ -84,6 +89,26 @@ pub async fn configure(netlink: &Handle, plan: &mut Plan) -> Result<(), NetworkE
         step(what, add_rule(netlink, *from, *table)).await?;
     }
     Ok(())
+}
+
+/// Takes the addresses of a plan away from its device, and the routes by them, which stays where it is.
+pub async fn strip(netlink: &Handle, plan: &Plan) -> Result<(), NetworkError> {
+    for table in plan.tables() {
+        step(|| format!("take away the rules of table {table}"), remove_rules(netlink, table))
+            .await?;
+    }
+    step(|| format!("take the addresses of {} away", plan.name), async {
+        let index = link_of(netlink, &plan.name).await?.header.index;
+        let all = netlink.address().get().set_link_index_filter(index).execute();
+        for address in all.try_collect::<Vec<_>>().await? {
+            let is_ours = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Address(ip) if plan.addresses.iter().any(|net| net.addr() == *ip));
+            if address.attributes.iter().any(is_ours) {
+                netlink.address().del(address).execute().await?;
+            }
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Moves the device of a plan into another namespace, and forgets what its routes do not take along.

@@ -5,18 +5,21 @@
 //!                            └────► NAK: from the beginning
 //! ```
 //!
-//! As hcsshim's guest does, the lease is asked for once and not renewed: a VM that is to live longer than
-//! its lease is better given an address.
+//! A lease is good for a while; [tenure](super::tenure) knows when it is to be [renewed](renew). hcsshim's
+//! guest asks once and then uses the address for ever.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::Ipv4Net;
 use nix::sys::socket::{setsockopt, sockopt};
 use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress};
 
-const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::BROADCAST), 67);
+use super::tenure::Terms;
+
+/// Where servers listen.
+const SERVER: u16 = 67;
 const CLIENT: (Ipv4Addr, u16) = (Ipv4Addr::UNSPECIFIED, 68);
 /// Subnet mask, router, name servers.
 const WANTED: &[u8] = &[1, 3, 6];
@@ -32,6 +35,21 @@ pub struct Lease {
     pub gateway: Option<Ipv4Addr>,
     /// Name servers.
     pub servers: Vec<Ipv4Addr>,
+    /// Who leased it, to be asked to go on.
+    pub server: Option<Ipv4Addr>,
+    /// How long it is good; none: for ever.
+    pub terms: Option<Terms>,
+}
+
+/// What comes of asking for more of a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It begins anew.
+    Renewed(Lease),
+    /// The address is another's, or will be.
+    Refused,
+    /// Nobody said anything.
+    Silence,
 }
 
 /// Asks on the interface `name`, which is up, in this thread's namespace. Blocks.
@@ -39,10 +57,7 @@ pub struct Lease {
 /// # Errors
 /// Nobody leases anything within `limit`; there is no such interface.
 pub fn ask(name: &str, mac: [u8; 6], limit: Duration) -> io::Result<Lease> {
-    let socket = UdpSocket::bind(CLIENT)?;
-    setsockopt(&socket, sockopt::BindToDevice, &name.to_owned().into())?;
-    socket.set_broadcast(true)?;
-    let mut conversation = Conversation { socket, mac, transaction: 0x636f_7200 };
+    let mut conversation = Conversation::begin(name, mac)?;
     let end = Instant::now() + limit;
     let mut patience = Duration::from_secs(1);
     loop {
@@ -59,6 +74,29 @@ pub fn ask(name: &str, mac: [u8; 6], limit: Duration) -> io::Result<Lease> {
     }
 }
 
+/// Asks once for more of a lease: its server, or whoever hears it. The interface has the address. Blocks.
+///
+/// # Errors
+/// There is no such interface, or no way out.
+pub fn renew(
+    name: &str,
+    mac: [u8; 6],
+    lease: &Lease,
+    anyone: bool,
+    patience: Duration,
+) -> io::Result<Answer> {
+    let conversation = Conversation::begin(name, mac)?;
+    let mut message = conversation.message(DhcpMessageType::Request, None);
+    (message.client_ip, message.broadcast) = (lease.address.addr(), false);
+    let server = lease.server.filter(|_| !anyone).unwrap_or(Ipv4Addr::BROADCAST);
+    conversation.send(message, server)?;
+    Ok(match conversation.receive(patience, leased)? {
+        Some(Some(lease)) => Answer::Renewed(lease),
+        Some(None) => Answer::Refused,
+        None => Answer::Silence,
+    })
+}
+
 struct Conversation {
     socket: UdpSocket,
     mac: [u8; 6],
@@ -66,11 +104,20 @@ struct Conversation {
 }
 
 impl Conversation {
+    fn begin(name: &str, mac: [u8; 6]) -> io::Result<Self> {
+        let socket = UdpSocket::bind(CLIENT)?;
+        setsockopt(&socket, sockopt::BindToDevice, &name.to_owned().into())?;
+        socket.set_broadcast(true)?;
+        // So that a late answer to another conversation is not taken for one to this.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Ok(Self { socket, mac, transaction: now.map_or(0, |now| now.subsec_nanos()) })
+    }
+
     /// One round; none if nobody answered, or no.
     fn once(&self, patience: Duration) -> io::Result<Option<Lease>> {
-        self.send(self.message(DhcpMessageType::Discover, None))?;
+        self.send(self.message(DhcpMessageType::Discover, None), Ipv4Addr::BROADCAST)?;
         let Some(offer) = self.receive(patience, offered)? else { return Ok(None) };
-        self.send(self.message(DhcpMessageType::Request, Some(offer)))?;
+        self.send(self.message(DhcpMessageType::Request, Some(offer)), Ipv4Addr::BROADCAST)?;
         Ok(self.receive(patience, leased)?.flatten())
     }
 
@@ -107,11 +154,11 @@ impl Conversation {
         }
     }
 
-    fn send(&self, message: DhcpRepr<'_>) -> io::Result<()> {
+    fn send(&self, message: DhcpRepr<'_>, to: Ipv4Addr) -> io::Result<()> {
         let mut bytes = vec![0; message.buffer_len()];
         let mut packet = DhcpPacket::new_unchecked(&mut bytes[..]);
         message.emit(&mut packet).map_err(|_| io::Error::other("a DHCP message does not fit"))?;
-        self.socket.send_to(&bytes, SERVER).map(drop)
+        self.socket.send_to(&bytes, (to, SERVER)).map(drop)
     }
 
     /// The first answer to this round that `read` makes sense of.
@@ -158,7 +205,10 @@ fn leased(answer: &DhcpRepr<'_>) -> Option<Option<Lease>> {
             let mask = answer.subnet_mask.unwrap_or(Ipv4Addr::BROADCAST);
             let address = Ipv4Net::with_netmask(answer.your_ip, mask).ok()?;
             let servers = answer.dns_servers.as_ref().map(|all| all.to_vec()).unwrap_or_default();
-            Some(Some(Lease { address, gateway: answer.router, servers }))
+            let (server, gateway) = (answer.server_identifier, answer.router);
+            let terms =
+                Terms::of(answer.lease_duration, answer.renew_duration, answer.rebind_duration);
+            Some(Some(Lease { address, gateway, servers, server, terms }))
         }
         _ => None,
     }

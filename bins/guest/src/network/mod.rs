@@ -14,17 +14,21 @@
 mod adapter;
 mod dhcp;
 mod files;
+mod leases;
 mod netlink;
 mod plan;
 mod space;
+mod tenure;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coracle_bridge::message::NetworkAdapter;
 
 use files::Files;
+use leases::Tenant;
+pub use leases::Term;
 use plan::{Plan, Position};
 use space::Space;
 
@@ -99,6 +103,8 @@ pub enum NetworkError {
 pub struct Networks {
     folder: PathBuf,
     spaces: BTreeMap<String, Entry>,
+    /// How many addresses were leased.
+    leases: u64,
 }
 
 /// A namespace and what is in it.
@@ -107,6 +113,8 @@ struct Entry {
     space: Space,
     /// By id, in lower case.
     adapters: BTreeMap<String, Plan>,
+    /// Those of them whose address is leased.
+    tenants: BTreeMap<String, Tenant>,
     files: Files,
 }
 
@@ -121,22 +129,24 @@ pub struct Joined {
 
 impl Default for Networks {
     fn default() -> Self {
-        Self { folder: PathBuf::from(FOLDER), spaces: BTreeMap::new() }
+        Self { folder: PathBuf::from(FOLDER), spaces: BTreeMap::new(), leases: 0 }
     }
 }
 
 impl Networks {
-    /// Puts an adapter into its namespace, which is made if it is the first one there.
-    pub fn add(&mut self, adapter: &NetworkAdapter) -> Result<(), NetworkError> {
+    /// Puts an adapter into its namespace, which is made if it is the first one there. If its address is
+    /// leased, says when it is to be [renewed](Networks::renew).
+    pub fn add(&mut self, adapter: &NetworkAdapter) -> Result<Option<Term>, NetworkError> {
         let namespace = key(&adapter.namespace_id)?;
         let id = key(&adapter.id)?;
         let entry = self.entry(&namespace)?;
         if entry.adapters.contains_key(&id) {
             return Err(NetworkError::Duplicate { id: adapter.id.clone(), namespace });
         }
+        let asked = Instant::now();
         let added = entry.add(&id, adapter);
         self.forget_if_empty(&namespace);
-        added
+        Ok(self.term(&namespace, &id, asked, added?))
     }
 
     /// Takes an adapter out of its namespace. There being none is success.
@@ -147,6 +157,7 @@ impl Networks {
         let Some(plan) = entry.adapters.get(&id) else { return Ok(()) };
         entry.space.give_back(plan)?;
         entry.adapters.remove(&id);
+        entry.tenants.remove(&id);
         entry.files.write(entry.adapters.values())?;
         self.forget_if_empty(&namespace);
         Ok(())
@@ -187,7 +198,12 @@ impl Networks {
                 let folder = self.folder.join(namespace);
                 let space = Space::create(&folder)?;
                 let files = Files::new(folder);
-                Ok(place.insert(Entry { space, adapters: BTreeMap::new(), files }))
+                Ok(place.insert(Entry {
+                    space,
+                    adapters: BTreeMap::new(),
+                    tenants: BTreeMap::new(),
+                    files,
+                }))
             }
         }
     }
@@ -203,7 +219,8 @@ impl Networks {
 }
 
 impl Entry {
-    fn add(&mut self, id: &str, adapter: &NetworkAdapter) -> Result<(), NetworkError> {
+    /// What it is by the host's word alone.
+    fn add(&mut self, id: &str, adapter: &NetworkAdapter) -> Result<Plan, NetworkError> {
         // The second and later ones must not take the default route from the first.
         let position = if self.adapters.is_empty() { Position::First } else { Position::Later };
         let taken: Vec<u32> = self.adapters.values().flat_map(Plan::tables).collect();
@@ -214,6 +231,7 @@ impl Entry {
             let mut names = (0_u32..).map(|n| format!("eth{n}"));
             plan.name = names.find(|name| !taken(name)).unwrap_or_default();
         }
+        let given = plan.clone();
         self.space.take(&device, &mut plan)?;
         self.adapters.insert(id.to_owned(), plan);
         if let Err(error) = self.files.write(self.adapters.values()) {
@@ -223,7 +241,7 @@ impl Entry {
             }
             return Err(error);
         }
-        Ok(())
+        Ok(given)
     }
 }
 

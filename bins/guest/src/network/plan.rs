@@ -40,6 +40,8 @@ pub struct Plan {
     pub servers: Vec<String>,
     /// Search domains.
     pub domains: Vec<String>,
+    /// Where the address is from, if a server leased it.
+    pub lease: Option<Lease>,
 }
 
 /// Which adapter of its namespace it is.
@@ -110,6 +112,7 @@ impl Plan {
             own_table: None,
             servers: words(&adapter.dns_server_list),
             domains: words(&adapter.dns_suffix),
+            lease: None,
         };
         for server in &plan.servers {
             address("the name server", server)?;
@@ -143,7 +146,7 @@ impl Plan {
     }
 
     /// Takes over what a DHCP server said.
-    pub fn lease(&mut self, lease: &Lease) {
+    pub fn take_lease(&mut self, lease: Lease) {
         self.addresses.push(IpNet::V4(lease.address));
         if let Some(gateway) = lease.gateway {
             self.add_default(gateway.into());
@@ -151,6 +154,7 @@ impl Plan {
         if self.servers.is_empty() {
             self.servers = lease.servers.iter().map(ToString::to_string).collect();
         }
+        self.lease = Some(lease);
     }
 
     /// The default route, in a table of the adapter's own if it is to have one.

@@ -10,12 +10,19 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::Handle;
 
+use super::dhcp::{self, Answer, Lease};
 use super::netlink::{self, in_namespace, on_a_thread};
 use super::plan::Plan;
-use super::{NetworkError, adapter, mount_of};
+use super::{LEASE_TIMEOUT, NetworkError, adapter, mount_of};
 
 /// Interfaces of the namespace the agent is in.
 const DEVICES: &str = "/sys/class/net";
+
+/// How long the answer to a renewal may take: meanwhile no other network changes.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a lost lease is asked for at a time, for the same reason.
+const ANEW_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A namespace, kept by a mount.
 #[derive(Debug)]
@@ -65,13 +72,30 @@ impl Space {
         let configured = netlink::in_both(self.namespace.as_fd(), async |home, there| {
             adapter::send(&home, device, &plan.name, target).await?;
             sent = true;
-            adapter::configure(&there, plan).await
+            adapter::configure(&there, plan, LEASE_TIMEOUT).await
         });
         if sent && configured.is_err() {
             // The host unplugs it next, wherever it is; the first error is what counts.
             drop(self.give_back(plan));
         }
         configured
+    }
+
+    /// Asks for more of a lease, on a device of this namespace.
+    pub fn renew(&self, plan: &Plan, lease: &Lease, anyone: bool) -> Result<Answer, NetworkError> {
+        let failed =
+            |e: io::Error| netlink::failed(format!("renew the address of {}", plan.name), e.into());
+        self.run(async |_| {
+            dhcp::renew(&plan.name, plan.mac, lease, anyone, ANSWER_TIMEOUT).map_err(failed)
+        })
+    }
+
+    /// Takes a lease away from a device of this namespace and asks for another, which goes into `plan`.
+    pub fn lease_anew(&self, old: &Plan, plan: &mut Plan) -> Result<(), NetworkError> {
+        self.run(async |netlink| {
+            adapter::strip(&netlink, old).await?;
+            adapter::configure(&netlink, plan, ANEW_TIMEOUT).await
+        })
     }
 
     /// Moves the device of a plan back to the agent's namespace, and forgets what its routes do not take

@@ -1,7 +1,7 @@
 //! Network adapters of the VM, and the namespaces containers run in.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle_bridge::hresult::Hresult;
 use coracle_bridge::message::NetworkAdapter;
@@ -14,7 +14,7 @@ use super::Agent;
 use super::errors::failed;
 use super::modify::blocking;
 use crate::container::bundle;
-use crate::network::{Joined, NetworkError, Networks};
+use crate::network::{Joined, NetworkError, Networks, Term};
 
 /// What says that a container is a sandbox, whose namespace must be there before it.
 const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
@@ -22,7 +22,10 @@ const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
 impl Agent {
     pub(super) async fn add_adapter(&self, adapter: NetworkAdapter) -> Result<(), ServiceError> {
         self.mounter.load_module("virtio_net");
-        self.with_networks(move |networks| networks.add(&adapter)).await
+        if let Some(term) = self.with_networks(move |networks| networks.add(&adapter)).await? {
+            tokio::spawn(keep_lease(Arc::clone(&self.networks), term));
+        }
+        Ok(())
     }
 
     pub(super) async fn remove_adapter(&self, adapter: NetworkAdapter) -> Result<(), ServiceError> {
@@ -73,6 +76,21 @@ impl Agent {
             work(&mut networks).map_err(|error| failed(&error))
         })
         .await
+    }
+}
+
+/// Renews an address until its adapter is gone, which is seen when it is next due.
+async fn keep_lease(networks: Arc<Mutex<Networks>>, mut term: Term) {
+    loop {
+        tokio::time::sleep_until(term.due.into()).await;
+        let networks = Arc::clone(&networks);
+        let renewed = tokio::task::spawn_blocking(move || {
+            networks.lock().unwrap_or_else(PoisonError::into_inner).renew(term)
+        });
+        match renewed.await {
+            Ok(Some(next)) => term = next,
+            Ok(None) | Err(_) => return,
+        }
     }
 }
 
