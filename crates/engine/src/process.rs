@@ -7,6 +7,7 @@ use coracle_uvm::container::{
 };
 use coracle_uvm::{UtilityVm, UvmError};
 use oci_spec::runtime::Spec;
+use tokio::time::sleep;
 
 pub use coracle_uvm::container::{StdinWriter as Input, StdoutReader as Output};
 
@@ -15,6 +16,12 @@ use crate::spec::Command;
 
 /// How long a VM whose bridge broke may take to be seen dead.
 const EXIT_AFTER_BRIDGE: Duration = Duration::from_secs(2);
+
+/// The same where the channel is gone with who carried it, which explains the bridge's end as well.
+const EXIT_AFTER_CHANNEL: Duration = Duration::from_millis(300);
+
+/// How often who carries the channel is looked for.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A command that runs in a container: its init process, or another.
 #[derive(Debug)]
@@ -151,10 +158,24 @@ impl Process {
     /// only its first sign.
     async fn lost(&self, bridge: BridgeError) -> Error {
         let name = self.name.clone();
-        let ended = tokio::time::timeout(EXIT_AFTER_BRIDGE, self.vm.wait()).await;
-        match (ended, self.vm.exit_error()) {
-            (Ok(()), Err(exit)) => Error::Lost { name, source: Box::new(exit) },
-            (Ok(()), Ok(())) | (Err(_), _) => Error::Lost { name, source: Box::new(bridge) },
+        match (self.has_vm_ended().await, self.vm.exit_error()) {
+            (true, Err(exit)) => Error::Lost { name, source: Box::new(exit) },
+            (true, Ok(())) | (false, _) => Error::Lost { name, source: Box::new(bridge) },
+        }
+    }
+
+    /// Whether the VM ends, now that its bridge broke.
+    async fn has_vm_ended(&self) -> bool {
+        let channel_gone = async {
+            while !self.vm.is_channel_gone() {
+                sleep(LOOK).await;
+            }
+            sleep(EXIT_AFTER_CHANNEL).await;
+        };
+        tokio::select! {
+            () = self.vm.wait() => true,
+            () = channel_gone => false,
+            () = sleep(EXIT_AFTER_BRIDGE) => false,
         }
     }
 
@@ -168,7 +189,7 @@ impl Process {
 
     /// Whether the connection to it is lost, while its VM goes on.
     pub async fn is_cut_off(&self) -> bool {
-        tokio::time::timeout(EXIT_AFTER_BRIDGE, self.vm.wait()).await.is_err()
+        !self.has_vm_ended().await
     }
 
     /// Sends a signal by number. One that comes too late is no error.

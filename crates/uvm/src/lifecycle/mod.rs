@@ -172,6 +172,13 @@ impl UtilityVm {
     pub fn state(&self) -> State {
         self.machine.life.state()
     }
+
+    /// Whether a process that carries the channel is gone: the guest is out of reach then, and the VM may go on.
+    /// Who adopts it has another.
+    pub fn is_channel_gone(&self) -> bool {
+        let keeper = self.machine.keeper_identity();
+        keeper.is_some_and(|keeper| !keeper.is_alive()) || self.machine.vsock_is_dead()
+    }
 }
 
 /// What a mutex guards here is replaced whole, so a panic elsewhere cannot leave it half-written.
