@@ -217,6 +217,8 @@ fn drain(pipe: &OwnedFd, tray: &Mutex<Tray>) {
                 waker.wake();
             }
             if bytes.is_empty() {
+                // Nothing to do for now: its memory is for others.
+                tray.waiting = Vec::new();
                 return;
             }
         }
