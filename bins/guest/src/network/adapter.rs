@@ -93,10 +93,7 @@ pub async fn configure(
 
 /// Takes the addresses of a plan away from its device, and the routes by them, which stays where it is.
 pub async fn strip(netlink: &Handle, plan: &Plan) -> Result<(), NetworkError> {
-    for table in plan.tables() {
-        step(|| format!("take away the rules of table {table}"), remove_rules(netlink, table))
-            .await?;
-    }
+    forget_rules(netlink, plan).await?;
     step(|| format!("take the addresses of {} away", plan.name), async {
         let index = link_of(netlink, &plan.name).await?.header.index;
         let all = netlink.address().get().set_link_index_filter(index).execute();
@@ -113,10 +110,7 @@ pub async fn strip(netlink: &Handle, plan: &Plan) -> Result<(), NetworkError> {
 
 /// Moves the device of a plan into another namespace, and forgets what its routes do not take along.
 pub async fn send_back(netlink: &Handle, plan: &Plan, to: RawFd) -> Result<(), NetworkError> {
-    for table in plan.tables() {
-        step(|| format!("take away the rules of table {table}"), remove_rules(netlink, table))
-            .await?;
-    }
+    forget_rules(netlink, plan).await?;
     step(|| format!("move {} out of its namespace", plan.name), async {
         let Some(link) = with_address(netlink, plan.mac).await? else { return Ok(()) };
         let index = link.header.index;
@@ -181,6 +175,15 @@ async fn add_rule(netlink: &Handle, from: IpAddr, table: u32) -> Result<(), Netl
     match from {
         IpAddr::V4(ip) => rule.v4().source_prefix(ip, 32).execute().await?,
         IpAddr::V6(ip) => rule.v6().source_prefix(ip, 128).execute().await?,
+    }
+    Ok(())
+}
+
+/// Takes away the rules of a plan, which go with no address and no device.
+async fn forget_rules(netlink: &Handle, plan: &Plan) -> Result<(), NetworkError> {
+    for table in plan.tables() {
+        step(|| format!("take away the rules of table {table}"), remove_rules(netlink, table))
+            .await?;
     }
     Ok(())
 }

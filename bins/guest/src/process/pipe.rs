@@ -223,9 +223,9 @@ fn drain(pipe: &OwnedFd, tray: &Mutex<Tray>) {
             }
         }
         if let Err(error) = write_all(pipe, &bytes) {
-            let mut tray = lock(tray);
-            *tray = Tray { failed: Some(error), waker: tray.waker.take(), ..Tray::default() };
-            if let Some(waker) = tray.waker.take() {
+            let failed = Tray { failed: Some(error), ..Tray::default() };
+            let met = std::mem::replace(&mut *lock(tray), failed);
+            if let Some(waker) = met.waker {
                 waker.wake();
             }
             return;

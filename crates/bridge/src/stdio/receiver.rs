@@ -1,8 +1,9 @@
 //! The receiving end of a stream: frames in, bytes out, acknowledgements back.
 //!
-//! It has no task of its own. A byte counts as consumed, and is acknowledged,
-//! once the reader comes back for more: only then is it sure that the caller has
-//! done with the previous bytes what it wanted to do.
+//! It has no task of its own. A byte counts as consumed once the reader comes back
+//! for more: only then is it sure that the caller has done with the previous bytes
+//! what it wanted to do. It is acknowledged with many others, or a moment later, to
+//! a reader that waits.
 //!
 //! ```text
 //!   Open --Eof--> Saying (Stop on its way out) --written--> Done
