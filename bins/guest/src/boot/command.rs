@@ -10,8 +10,10 @@ use std::os::fd::AsFd;
 use anyhow::{Context, Result};
 use coracle_bridge::boot::BootParameters;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio_util::io::StreamReader;
 
 use crate::log::{self, Log};
+use crate::process::pipe::Outlet;
 use crate::process::program::{Attachment, Command};
 use crate::process::streams::{self, Wanted};
 use crate::reaper::Reaper;
@@ -45,9 +47,9 @@ pub async fn run(parameters: &BootParameters, reaper: &Reaper, log: &Log) -> Res
     Ok(())
 }
 
-async fn forward(stream: Option<impl AsyncRead + Unpin>, name: &'static str, log: Log) {
+async fn forward(stream: Option<Outlet>, name: &'static str, log: Log) {
     let Some(stream) = stream else { return };
-    let mut reader = BufReader::with_capacity(LINE, stream);
+    let mut reader = BufReader::with_capacity(LINE, StreamReader::new(stream));
     loop {
         let mut line = Vec::new();
         match read_line(&mut reader, &mut line).await {

@@ -84,18 +84,23 @@ pub fn run() -> Result<()> {
         tracing::warn!(%error, "a busy container may keep the agent waiting");
     }
     let streams = streams_runtime()?;
-    runtime()?.block_on(serve(prepared, program, log, streams))
+    runtime(TURNS)?.block_on(serve(prepared, program, log, streams))
 }
 
+/// Turns of tasks between two looks at the bridge's port. One takes long on an emulated CPU: after the usual
+/// 61 whoever asks for something would wait for all of them.
+const TURNS: u32 = 4;
+
+/// The same for the ports of streams, which are busy while they are looked at: a look costs 6 µs there.
+const TURNS_OF_STREAMS: u32 = 16;
+
 /// A runtime on the thread that blocks on it.
-fn runtime() -> Result<Runtime> {
+fn runtime(turns: u32) -> Result<Runtime> {
     Builder::new_current_thread()
         // A workload can hold up one for each of its pipes.
         .max_blocking_threads(4096)
         .thread_stack_size(512 * 1024)
-        // A turn of a stream's task takes long on an emulated CPU; with the usual 61 turns between
-        // two looks at the ports, the rest would wait for all of them behind a flood of output.
-        .event_interval(4)
+        .event_interval(turns)
         .enable_all()
         .build()
         .context("starting the runtime")
@@ -104,7 +109,7 @@ fn runtime() -> Result<Runtime> {
 /// A runtime on a thread of its own for the bytes of workloads. It has the usual niceness, and lives
 /// as long as the agent.
 fn streams_runtime() -> Result<Handle> {
-    let runtime = runtime()?;
+    let runtime = runtime(TURNS_OF_STREAMS)?;
     let handle = runtime.handle().clone();
     std::thread::Builder::new()
         .name("streams".to_owned())

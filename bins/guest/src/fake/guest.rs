@@ -17,6 +17,7 @@ use coracle_bridge::server::{
 use coracle_bridge::wire::Json;
 use tokio::io::{AsyncRead, AsyncWrite, duplex, empty, sink};
 use tokio::sync::watch;
+use tokio_util::io::ReaderStream;
 
 use super::effects::Effects;
 use super::workload::{NoProgram, Program, Setting};
@@ -105,7 +106,7 @@ impl FakeGuest {
             };
         let output = |wanted: bool| -> (Option<_>, Box<dyn AsyncWrite + Send + Unpin>) {
             match wanted.then(|| duplex(PIPE)) {
-                Some((ours, its)) => (Some(Box::new(ours) as _), Box::new(its)),
+                Some((ours, its)) => (Some(Box::pin(ReaderStream::new(ours)) as _), Box::new(its)),
                 None => (None, Box::new(sink())),
             }
         };

@@ -7,10 +7,11 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, ReadBuf};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::reaper::Child;
@@ -28,77 +29,78 @@ pub trait Rest {
     fn is_at_rest(&self) -> bool;
 }
 
+/// A stream of bytes as [`Drained`] takes it.
+pub trait Output: Stream<Item = io::Result<Bytes>> + Rest + Send + Unpin + 'static {}
+
+impl<T: Stream<Item = io::Result<Bytes>> + Rest + Send + Unpin + 'static> Output for T {}
+
 /// An output stream of a process that ends soon after the process.
-pub struct Drained<R: AsyncRead + Rest + Send + Unpin + 'static> {
+pub struct Drained<O: Output> {
     /// Gone once it has ended.
-    stream: Option<R>,
+    stream: Option<O>,
     exit: Pin<Box<dyn Future<Output = ()> + Send>>,
-    exited: bool,
-    silence: Pin<Box<Sleep>>,
+    /// Since the process has exited: until the stream has been silent for long.
+    silence: Option<Pin<Box<Sleep>>>,
     /// How often the stream was silent and yet not at rest.
     unrest: u32,
 }
 
-impl<R: AsyncRead + Rest + Send + Unpin + 'static> Drained<R> {
+impl<O: Output> Drained<O> {
     /// Ends `stream` soon after `process`.
-    pub fn new(stream: R, process: Child) -> Self {
+    pub fn new(stream: O, process: Child) -> Self {
         let exit = Box::pin(async move {
             process.wait().await;
         });
         Self::with_exit(stream, exit)
     }
 
-    fn with_exit(stream: R, exit: Pin<Box<dyn Future<Output = ()> + Send>>) -> Self {
-        let silence = Box::pin(sleep(SILENCE));
-        Self { stream: Some(stream), exit, exited: false, silence, unrest: 0 }
+    fn with_exit(stream: O, exit: Pin<Box<dyn Future<Output = ()> + Send>>) -> Self {
+        Self { stream: Some(stream), exit, silence: None, unrest: 0 }
     }
 }
 
-impl<R: AsyncRead + Rest + Send + Unpin + 'static> AsyncRead for Drained<R> {
-    fn poll_read(
+impl<O: Output> Stream for Drained<O> {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Option<io::Result<Bytes>>> {
         let this = self.get_mut();
-        let Some(stream) = &mut this.stream else { return Poll::Ready(Ok(())) };
-        if let Poll::Ready(result) = Pin::new(&mut *stream).poll_read(context, buffer) {
+        let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
+        if let Poll::Ready(bytes) = Pin::new(&mut *stream).poll_next(context) {
             this.unrest = 0;
-            this.silence.as_mut().reset(Instant::now() + SILENCE);
-            return Poll::Ready(result);
-        }
-        if !this.exited {
-            if this.exit.as_mut().poll(context).is_pending() {
-                return Poll::Pending;
+            if let Some(silence) = &mut this.silence {
+                silence.as_mut().reset(Instant::now() + SILENCE);
             }
-            this.exited = true;
-            this.silence.as_mut().reset(Instant::now() + SILENCE);
+            return Poll::Ready(bytes);
         }
-        while this.silence.as_mut().poll(context).is_ready() {
+        let silence = match &mut this.silence {
+            Some(silence) => silence,
+            None => {
+                ready!(this.exit.as_mut().poll(context));
+                this.silence.insert(Box::pin(sleep(SILENCE)))
+            }
+        };
+        while silence.as_mut().poll(context).is_ready() {
             if stream.is_at_rest() || this.unrest == AGAIN {
-                return this.end();
+                // What is still to come is for nobody.
+                if let Some(stream) = this.stream.take() {
+                    discard(stream);
+                }
+                return Poll::Ready(None);
             }
             this.unrest += 1;
-            this.silence.as_mut().reset(Instant::now() + SILENCE);
+            silence.as_mut().reset(Instant::now() + SILENCE);
         }
         Poll::Pending
     }
 }
 
-impl<R: AsyncRead + Rest + Send + Unpin + 'static> Drained<R> {
-    /// What is still to come is for nobody.
-    fn end(&mut self) -> Poll<io::Result<()>> {
-        if let Some(stream) = self.stream.take() {
-            discard(stream);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
 /// Reads a stream nobody wants to its end.
-pub fn discard(mut stream: impl AsyncRead + Send + Unpin + 'static) {
+pub fn discard(mut stream: impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static) {
     // Ends when the last process that holds the other end does.
-    tokio::spawn(async move { drop(tokio::io::copy(&mut stream, &mut tokio::io::sink()).await) });
+    tokio::spawn(async move { while let Some(Ok(_)) = stream.next().await {} });
 }
 
 #[cfg(test)]
@@ -106,17 +108,12 @@ mod tests {
     use super::*;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
     use tokio::sync::oneshot;
+    use tokio_util::io::ReaderStream;
 
-    impl Rest for DuplexStream {
-        fn is_at_rest(&self) -> bool {
-            true
-        }
-    }
-
-    /// A stream whose read is under way until it is told otherwise.
-    struct Reading(DuplexStream, Arc<AtomicBool>);
+    /// One side of a stream, whose read may be under way until it is told otherwise.
+    struct Reading(ReaderStream<DuplexStream>, Arc<AtomicBool>);
 
     impl Rest for Reading {
         fn is_at_rest(&self) -> bool {
@@ -124,69 +121,73 @@ mod tests {
         }
     }
 
-    impl AsyncRead for Reading {
-        fn poll_read(
+    impl Stream for Reading {
+        type Item = io::Result<Bytes>;
+
+        fn poll_next(
             mut self: Pin<&mut Self>,
             context: &mut Context<'_>,
-            buffer: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.0).poll_read(context, buffer)
+        ) -> Poll<Option<io::Result<Bytes>>> {
+            Pin::new(&mut self.0).poll_next(context)
         }
+    }
+
+    fn stream() -> (Reading, DuplexStream) {
+        let (ours, its) = duplex(64);
+        (Reading(ReaderStream::new(ours), Arc::default()), its)
+    }
+
+    async fn text(stream: &mut Drained<Reading>) -> Vec<u8> {
+        let pieces: Vec<Bytes> = stream.map(Result::unwrap).collect().await;
+        pieces.concat()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_read_that_waits_for_its_turn_is_no_silence_but_one_that_hangs_is() {
-        let (ours, mut its) = duplex(64);
-        let under_way = Arc::new(AtomicBool::new(true));
-        let stream = Reading(ours, Arc::clone(&under_way));
-        let mut stream = Drained::with_exit(stream, Box::pin(async {}));
+        let (ours, mut its) = stream();
+        ours.1.store(true, Ordering::Relaxed);
+        let mut stream = Drained::with_exit(ours, Box::pin(async {}));
         let late = async {
             tokio::time::sleep(SILENCE * 5).await;
             its.write_all(b"late").await.unwrap();
             its
         };
-        let mut word = [0; 4];
-        let (read, _its) = tokio::join!(stream.read_exact(&mut word), late);
-        assert_eq!((read.unwrap(), &word), (4, b"late"));
+        let (word, _its) = tokio::join!(stream.next(), late);
+        assert_eq!(word.unwrap().unwrap(), "late");
         let began = Instant::now();
-        assert_eq!(stream.read(&mut word).await.unwrap(), 0, "it hangs for good");
+        assert!(stream.next().await.is_none(), "it hangs for good");
         assert!(began.elapsed() >= SILENCE * AGAIN);
     }
 
     #[tokio::test(start_paused = true)]
     async fn output_ends_after_the_exit_though_someone_holds_the_pipe() {
-        let (ours, mut its) = duplex(64);
+        let (ours, mut its) = stream();
         let (exit, exited) = oneshot::channel::<()>();
         let exited = Box::pin(async move { drop(exited.await) });
         let mut stream = Drained::with_exit(ours, exited);
         its.write_all(b"last words").await.unwrap();
         exit.send(()).unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.unwrap();
-        assert_eq!(text, "last words");
+        assert_eq!(text(&mut stream).await, b"last words");
         // The one who holds it can go on writing, more than the pipe takes.
         its.write_all(&[0; 1000]).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn output_does_not_end_while_the_process_lives() {
-        let (ours, mut its) = duplex(64);
+        let (ours, mut its) = stream();
         let mut stream = Drained::with_exit(ours, Box::pin(std::future::pending()));
-        let mut byte = [0];
-        let silent = tokio::time::timeout(Duration::from_secs(60), stream.read(&mut byte)).await;
+        let silent = tokio::time::timeout(Duration::from_secs(60), stream.next()).await;
         assert!(silent.is_err());
         its.write_all(b"x").await.unwrap();
-        assert_eq!(stream.read(&mut byte).await.unwrap(), 1);
+        assert_eq!(stream.next().await.unwrap().unwrap(), "x");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_still_in_the_pipe_comes_first_however_late_it_is_read() {
-        let (ours, mut its) = duplex(64);
+        let (ours, mut its) = stream();
         let mut stream = Drained::with_exit(ours, Box::pin(async {}));
         its.write_all(b"abc").await.unwrap();
         tokio::time::sleep(SILENCE * 10).await;
-        let mut text = Vec::new();
-        stream.read_to_end(&mut text).await.unwrap();
-        assert_eq!(text, b"abc");
+        assert_eq!(text(&mut stream).await, b"abc");
     }
 }

@@ -2,7 +2,7 @@
 
 pub mod drain;
 mod hand;
-mod pipe;
+pub mod pipe;
 pub mod program;
 pub mod streams;
 pub mod terminal;

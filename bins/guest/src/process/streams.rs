@@ -61,7 +61,7 @@ fn output(wanted: bool) -> io::Result<(OwnedFd, Option<Outlet>)> {
         return Ok((null()?, None));
     }
     let (ours, its) = pipe2(OFlag::O_CLOEXEC)?;
-    Ok((its, Some(Outlet::new(not_blocking(ours)?)?)))
+    Ok((its, Some(Outlet::new(not_blocking(ours)?))))
 }
 
 /// Only our end: each end of a pipe has flags of its own.

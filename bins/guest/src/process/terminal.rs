@@ -12,11 +12,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
+use futures_util::Stream;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+use tokio::io::AsyncWrite;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::drain::Rest;
 use crate::sys;
@@ -91,23 +93,30 @@ impl Rest for Output {
     }
 }
 
-impl AsyncRead for Output {
-    fn poll_read(
+impl Stream for Output {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Option<io::Result<Bytes>>> {
+        // A terminal gives no more at once.
+        let mut buffer = [0; 4096];
         loop {
             let mut guard = ready!(self.0.master.poll_read_ready(context))?;
             let read = |master: &AsyncFd<OwnedFd>| {
-                match nix::unistd::read(master, buffer.initialize_unfilled()) {
+                match nix::unistd::read(master, &mut buffer) {
                     // Nobody holds the other side any more.
                     Err(Errno::EIO) => Ok(0),
                     other => Ok(other?),
                 }
             };
             match guard.try_io(read) {
-                Ok(result) => return Poll::Ready(result.map(|length| buffer.advance(length))),
+                Ok(Ok(0)) => return Poll::Ready(None),
+                Ok(Ok(length)) => {
+                    return Poll::Ready(Some(Ok(Bytes::copy_from_slice(&buffer[..length]))));
+                }
+                Ok(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Err(_would_block) => {}
             }
         }

@@ -2,9 +2,8 @@
 
 use coracle_bridge::message::ProcessParameters;
 use coracle_bridge::server::{ExitFuture, Source, Started};
-use tokio::io::AsyncRead;
 
-use crate::process::drain::{Drained, Rest, discard};
+use crate::process::drain::{Drained, Output, discard};
 use crate::process::streams::{AgentEnds, Wanted};
 use crate::process::terminal::Terminal;
 use crate::reaper::Child;
@@ -59,13 +58,10 @@ fn bare(child: &Child) -> Started {
 }
 
 /// Someone must read it, or writing to it would block.
-fn output<R>(child: &Child, stream: Option<R>, wanted: bool) -> Option<Source>
-where
-    R: AsyncRead + Rest + Send + Unpin + 'static,
-{
+fn output(child: &Child, stream: Option<impl Output>, wanted: bool) -> Option<Source> {
     let stream = stream?;
     if wanted {
-        return Some(Box::new(Drained::new(stream, child.clone())));
+        return Some(Box::pin(Drained::new(stream, child.clone())));
     }
     discard(stream);
     None

@@ -5,16 +5,24 @@
 //! an epoll set of its own, edge-triggered, and tokio watches that set. An end of file here means "no
 //! host now": the read after it waits until something changes.
 //!
+//! Every message that QEMU takes interrupts the guest, to say that there is room for another. Room is
+//! asked for only once a write found none: a flood would else wake its own writer 32 times per MiB.
+//!
 //! Both directions must be polled by the same task: there is one place for a waker.
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What a buffer of the driver holds.
+const PAGE: usize = 4096;
+/// Pages read at once.
+const PAGES: usize = 16;
 
 /// See the module.
 #[derive(Debug)]
@@ -23,16 +31,17 @@ pub(crate) struct PortIo {
     events: AsyncFd<OwnedFd>,
     may_read: bool,
     may_write: bool,
+    /// A write found no room, and the set is to say when there is some.
+    wants_room: bool,
 }
 
 impl PortIo {
     /// Takes a port opened with `O_NONBLOCK`.
     pub(crate) fn new(port: OwnedFd) -> io::Result<Self> {
         let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
-        epoll::add(&set, &port, epoll::EventData::new_u64(0), flags)?;
+        epoll::add(&set, &port, epoll::EventData::new_u64(0), wanted(false))?;
         let events = super::sys::watch(set)?;
-        Ok(PortIo { port, events, may_read: true, may_write: true })
+        Ok(PortIo { port, events, may_read: true, may_write: true, wants_room: false })
     }
 
     /// Tries to write at once; what does not go is forgotten.
@@ -48,11 +57,30 @@ impl PortIo {
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         epoll::wait(guard.get_inner().as_fd(), spare_capacity(&mut seen), Some(&at_once))?;
         guard.clear_ready();
-        if !seen.is_empty() {
-            (self.may_read, self.may_write) = (true, true);
+        for event in seen {
+            // With a hang-up all is to be tried anew, but a write only if there is one that waits.
+            let flags = event.flags;
+            self.may_read |= flags.intersects(!epoll::EventFlags::OUT);
+            self.may_write |= self.wants_room;
+        }
+        if self.may_write && self.wants_room {
+            self.want_room(false)?;
         }
         Poll::Ready(Ok(()))
     }
+
+    /// Has the set say when there is room, or no longer. If there is some by now, it says so.
+    fn want_room(&mut self, is_wanted: bool) -> io::Result<()> {
+        let set = self.events.get_ref();
+        epoll::modify(set, &self.port, epoll::EventData::new_u64(0), wanted(is_wanted))?;
+        self.wants_room = is_wanted;
+        Ok(())
+    }
+}
+
+fn wanted(room: bool) -> epoll::EventFlags {
+    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    if room { flags | epoll::EventFlags::OUT } else { flags }
 }
 
 impl AsyncRead for PortIo {
@@ -67,7 +95,11 @@ impl AsyncRead for PortIo {
                 ready!(this.poll_events(cx))?;
                 continue;
             }
-            match rustix::io::read(&this.port, buf.initialize_unfilled()) {
+            // The kernel gives no more than one of its pages for each part.
+            let mut pages = buf.initialize_unfilled().chunks_mut(PAGE);
+            let mut parts: [_; PAGES] =
+                std::array::from_fn(|_| IoSliceMut::new(pages.next().unwrap_or_default()));
+            match rustix::io::readv(&this.port, &mut parts) {
                 Ok(n) => {
                     this.may_read = n > 0;
                     buf.advance(n);
@@ -95,7 +127,10 @@ impl AsyncWrite for PortIo {
             }
             match rustix::io::write(&this.port, bytes) {
                 Ok(n) => return Poll::Ready(Ok(n)),
-                Err(rustix::io::Errno::AGAIN) => this.may_write = false,
+                Err(rustix::io::Errno::AGAIN) => {
+                    this.may_write = false;
+                    this.want_room(true)?;
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }

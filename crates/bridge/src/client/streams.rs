@@ -5,11 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::task::AbortHandle;
 
 use super::io_channel::IoChannel;
 use crate::stdio::{OutputRing, Receiver, SharedRing};
+
+/// Bytes of a stream read at once.
+const CHUNK: usize = 64 * 1024;
 
 /// The streams of a process; each is there when it was asked for, and once.
 #[derive(Debug, Default)]
@@ -36,7 +39,7 @@ pub struct StdoutReader {
 #[derive(Debug)]
 enum Source {
     Bare { channel: IoChannel, offset: u64 },
-    Framed(Box<Receiver<IoChannel>>),
+    Framed(Box<Receiver<BufReader<IoChannel>>>),
 }
 
 impl StdoutReader {
@@ -45,6 +48,7 @@ impl StdoutReader {
     }
 
     pub(super) fn framed(channel: IoChannel, from: u64, lost: u64) -> Self {
+        let channel = BufReader::with_capacity(CHUNK, channel);
         Self { source: Source::Framed(Box::new(Receiver::resumed(channel, from, lost))) }
     }
 

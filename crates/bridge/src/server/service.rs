@@ -8,8 +8,10 @@
 use std::fmt;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::future::BoxFuture;
-use tokio::io::{AsyncRead, AsyncWrite};
+use futures::stream::BoxStream;
+use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use crate::hresult::Hresult;
 use crate::message::incoming::Change;
@@ -24,8 +26,9 @@ pub type ExitFuture = BoxFuture<'static, u32>;
 /// The end of a pipe or terminal that the server writes to.
 pub type Sink = Box<dyn AsyncWrite + Send + Unpin>;
 
-/// The end of a pipe or terminal that the server reads from.
-pub type Source = Box<dyn AsyncRead + Send + Unpin>;
+/// What comes out of the end of a pipe or terminal, in pieces as they were read: nothing is copied until it
+/// is sent.
+pub type Source = BoxStream<'static, std::io::Result<Bytes>>;
 
 /// A container whose init process exists but does not run yet.
 pub struct Created {
@@ -200,6 +203,6 @@ pub trait Dial: Send + Sync + 'static {
 }
 
 /// A connection in both directions, with half-close by `shutdown`.
-pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Connection: AsyncBufRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+impl<T: AsyncBufRead + AsyncWrite + Send + Unpin> Connection for T {}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::io::AsyncReadExt;
+use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::service::{Connection, Source};
@@ -11,23 +11,13 @@ use crate::stdio::{
     serve_output_raw,
 };
 
-/// Bytes read from a pipe at once.
-const READ: usize = 32 * 1024;
-
 /// Moves what a process writes into its ring, until it ends the stream or the
 /// host wants no more. Dropping the source then gives the process a broken pipe.
 pub(super) async fn fill(mut source: Source, ring: SharedRing, closed: CancellationToken) {
     let pump = async {
-        let mut buffer = vec![0; READ];
-        loop {
-            match source.read(&mut buffer).await {
-                // A terminal whose last user is gone ends with EIO.
-                Ok(0) | Err(_) => return,
-                Ok(count) => {
-                    if ring.write_all(&buffer[..count]).await.is_err() {
-                        return;
-                    }
-                }
+        while let Some(Ok(bytes)) = source.next().await {
+            if ring.put(bytes).await.is_err() {
+                return;
             }
         }
     };

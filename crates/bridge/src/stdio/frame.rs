@@ -16,6 +16,9 @@ pub const HEADER_LEN: usize = 16;
 
 /// Most bytes that one `Data` frame carries, so that no peer makes us hold more.
 pub const DATA_MAX: usize = 64 * 1024 - HEADER_LEN;
+/// How many bytes a ring's frame carries at most: with everything in front of them, they fit into one write
+/// of a virtio port.
+pub(super) const PIECE: usize = 32 * 1024 - 64;
 
 /// Highest offset a frame may name. No stream gets that long, and sums with a
 /// frame's length cannot overflow, whatever the other end says.
@@ -132,9 +135,39 @@ impl Frame {
     /// The header is checked before its payload is waited for, so a hostile
     /// length never makes the caller buffer more than one frame.
     pub fn decode(from: &mut BytesMut) -> Result<Option<Self>, FrameFault> {
-        let Some(mut header) = from.get(..HEADER_LEN) else {
+        let Some(header) = from.first_chunk() else { return Ok(None) };
+        let Head { kind, payload, offset } = Head::read(header)?;
+        if from.len() < HEADER_LEN + payload {
             return Ok(None);
-        };
+        }
+        from.advance(HEADER_LEN);
+        let mut body = from.split_to(payload);
+        Ok(Some(match kind {
+            OPEN => Self::Open { session: offset, port: body.get_u32_le() },
+            DATA => Self::Data { offset, bytes: body },
+            GAP => match body.get_u64_le() {
+                to @ 0..=OFFSET_MAX => Self::Gap { from: offset, to },
+                to => return Err(FrameFault::Offset(to)),
+            },
+            EOF => Self::Eof { offset },
+            ACK => Self::Ack { offset },
+            _ => Self::Stop { offset },
+        }))
+    }
+}
+
+/// What a header says, checked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head {
+    kind: u8,
+    /// Bytes behind it.
+    pub(super) payload: usize,
+    pub(super) offset: u64,
+}
+
+impl Head {
+    pub(super) fn read(header: &[u8; HEADER_LEN]) -> Result<Self, FrameFault> {
+        let mut header = &header[..];
         let kind = header.get_u8();
         let reserved = header.get_uint_le(3);
         let length = header.get_u32_le();
@@ -157,22 +190,11 @@ impl Frame {
         if kind != OPEN && offset > OFFSET_MAX {
             return Err(FrameFault::Offset(offset));
         }
-        if from.len() < HEADER_LEN + payload {
-            return Ok(None);
-        }
-        from.advance(HEADER_LEN);
-        let mut body = from.split_to(payload);
-        Ok(Some(match kind {
-            OPEN => Self::Open { session: offset, port: body.get_u32_le() },
-            DATA => Self::Data { offset, bytes: body },
-            GAP => match body.get_u64_le() {
-                to @ 0..=OFFSET_MAX => Self::Gap { from: offset, to },
-                to => return Err(FrameFault::Offset(to)),
-            },
-            EOF => Self::Eof { offset },
-            ACK => Self::Ack { offset },
-            _ => Self::Stop { offset },
-        }))
+        Ok(Self { kind, payload, offset })
+    }
+
+    pub(super) fn is_data(&self) -> bool {
+        self.kind == DATA
     }
 }
 

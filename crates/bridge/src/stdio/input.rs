@@ -10,7 +10,9 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{
+    AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::StdioError;
@@ -148,7 +150,7 @@ enum Refusal {
 /// stays open for a successor.
 pub async fn serve_input<S>(input: &Input, connection: S) -> Result<InputEnd, StdioError>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncBufRead + AsyncWrite + Unpin,
 {
     let lease = input.attach();
     let mut receiver = Receiver::new(connection, input.taken());

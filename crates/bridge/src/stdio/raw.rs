@@ -6,12 +6,11 @@
 
 use std::io;
 
-use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::StdioError;
-use super::ring::{OutputRing, Piece};
-use super::sender::SharedRing;
+use super::ring::OutputRing;
+use super::sender::{Sent, SharedRing};
 
 /// Writes a ring's bytes to `connection` until the stream ends, half-closes, and
 /// waits for the host to close: it does so when it has read everything.
@@ -36,24 +35,19 @@ where
     let lease = ring.attach();
     let (mut read, mut write) = tokio::io::split(connection);
     let mut cursor = ring.inspect(OutputRing::base);
-    let mut out = BytesMut::new();
     loop {
-        out.clear();
         let lost = |source| StdioError::Lost { at: cursor, source };
-        match lease.piece(cursor, false, &mut out).await? {
-            Piece::Data(length) => {
-                write.write_all(&out).await.map_err(lost)?;
-                write.flush().await.map_err(lost)?;
+        match lease.send(cursor, false, &mut write, |_| []).await? {
+            Sent::Data(length) => {
                 cursor += length as u64;
                 ring.acknowledge(cursor)?;
             }
-            Piece::Gap(to) => cursor = to,
-            Piece::Eof => {
+            Sent::Gap(to) => cursor = to,
+            Sent::Eof => {
                 write.shutdown().await.map_err(lost)?;
                 break;
             }
-            Piece::Stopped => return Ok(()),
-            Piece::Nothing => {}
+            Sent::Stopped => return Ok(()),
         }
     }
     // What a host says on an output connection has no meaning; only its end has.

@@ -11,19 +11,19 @@
 //! ```
 
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::StdioError;
-use super::frame::{DATA_MAX, Frame, HEADER_LEN};
+use super::frame::{Frame, HEADER_LEN, Head};
 
 /// Consumed bytes are acknowledged at the latest when this many are due.
-const ACK_EVERY: u64 = 256 * 1024;
+const ACK_EVERY: u64 = 384 * 1024;
 
 /// Fewer are acknowledged this much later. At once would be after each piece of a flood: each word from
 /// an emulated guest to its host, or back, costs as much as copying 20 KiB.
@@ -31,12 +31,18 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Reads one stream off a connection, as an [`AsyncRead`] that gives every byte
 /// once and in order, and an error, never an end of file, for a lost connection.
+///
+/// The bytes of a stream are lent from where the connection has them. Only headers and small frames
+/// are gathered.
 #[derive(Debug)]
 pub struct Receiver<S> {
     connection: S,
+    /// What there is of a header or a frame without data.
     inbound: BytesMut,
-    /// The rest of the `Data` frame being handed out.
-    data: BytesMut,
+    /// Bytes of a `Data` frame that are still to be read.
+    data: usize,
+    /// How many of these were handed out before.
+    known: usize,
     outbound: BytesMut,
     /// Offset of the next byte to hand out.
     offset: u64,
@@ -55,13 +61,14 @@ enum Phase {
     Failed,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
+impl<S: AsyncBufRead + AsyncWrite + Unpin> Receiver<S> {
     /// A receiver whose next byte has the offset `from`.
     pub fn new(connection: S, from: u64) -> Self {
         Self {
             connection,
             inbound: BytesMut::new(),
-            data: BytesMut::new(),
+            data: 0,
+            known: 0,
             outbound: BytesMut::new(),
             offset: from,
             acknowledged: from,
@@ -132,23 +139,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
         self.acknowledged = self.offset;
     }
 
-    /// Takes the next frame from the inbound bytes; whether there was one.
-    fn take_frame(&mut self) -> Result<bool, StdioError> {
-        let Some(frame) = Frame::decode(&mut self.inbound)? else {
-            return Ok(false);
+    /// Obeys the frame whose bytes are gathered. How many bytes of it are missing; none if it was whole.
+    fn take_frame(&mut self) -> Result<usize, StdioError> {
+        let Some(header) = self.inbound.first_chunk() else {
+            return Ok(HEADER_LEN - self.inbound.len());
         };
+        let head = Head::read(header)?;
         let at = self.offset;
+        if head.is_data() {
+            // A sender that was resumed may repeat what we already have: then it
+            // has not heard of our acknowledgement, and waits for it.
+            let unexpected = StdioError::Unexpected { kind: "Data", at };
+            let known = at.checked_sub(head.offset).ok_or(unexpected)?;
+            self.acknowledged = self.acknowledged.min(head.offset);
+            self.known = usize::try_from(known).unwrap_or(usize::MAX).min(head.payload);
+            self.data = head.payload;
+            self.inbound.clear();
+            return Ok(0);
+        }
+        let missing = (HEADER_LEN + head.payload).saturating_sub(self.inbound.len());
+        let Some(frame) = Frame::decode(&mut self.inbound)? else { return Ok(missing) };
         let unexpected = StdioError::Unexpected { kind: frame.name(), at };
         match frame {
-            Frame::Data { offset, mut bytes } => {
-                // A sender that was resumed may repeat what we already have: then it
-                // has not heard of our acknowledgement, and waits for it.
-                let known = at.checked_sub(offset).ok_or(unexpected)?;
-                self.acknowledged = self.acknowledged.min(offset);
-                let known = usize::try_from(known).unwrap_or(usize::MAX).min(bytes.len());
-                bytes.advance(known);
-                self.data = bytes;
-            }
             Frame::Gap { from, to } => {
                 if from > at || to < from {
                     return Err(unexpected);
@@ -158,11 +170,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
                 tracing::warn!(from = at, to, "output was dropped before it could be read");
             }
             Frame::Eof { offset } if offset == at => self.say_stop(),
-            Frame::Eof { .. } | Frame::Open { .. } | Frame::Ack { .. } | Frame::Stop { .. } => {
-                return Err(unexpected);
-            }
+            Frame::Eof { .. }
+            | Frame::Open { .. }
+            | Frame::Data { .. }
+            | Frame::Ack { .. }
+            | Frame::Stop { .. } => return Err(unexpected),
         }
-        Ok(true)
+        Ok(0)
     }
 
     /// Until there is data to hand out, or the stream is done.
@@ -194,23 +208,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
                     return Poll::Ready(Err(self.lost_by(io::ErrorKind::NotConnected)));
                 }
             }
-            if !self.data.is_empty() {
-                self.poll_acknowledge(cx);
-                return Poll::Ready(Ok(()));
-            }
-            if self.take_frame()? {
-                continue;
-            }
-            self.inbound.reserve(HEADER_LEN + DATA_MAX);
-            // The future keeps nothing between polls, so a fresh one each time is the same.
-            let read = pin!(self.connection.read_buf(&mut self.inbound)).poll(cx);
-            match read {
-                Poll::Ready(Ok(0)) => {
+            // Of a header or a small frame, or of what was handed out before; none of new bytes.
+            let wanted = match self.data {
+                0 => match self.take_frame()? {
+                    0 => continue,
+                    missing => missing,
+                },
+                _ => self.known,
+            };
+            let at = self.offset;
+            let there = match Pin::new(&mut self.connection).poll_fill_buf(cx) {
+                Poll::Ready(Ok([])) => {
                     return Poll::Ready(Err(self.lost_by(io::ErrorKind::UnexpectedEof)));
                 }
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(there)) => there,
                 Poll::Ready(Err(source)) => {
-                    let at = self.offset;
                     return Poll::Ready(Err(StdioError::Lost { at, source }));
                 }
                 Poll::Pending => {
@@ -218,7 +230,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
                     self.poll_acknowledge(cx);
                     return Poll::Pending;
                 }
+            };
+            if wanted == 0 {
+                self.poll_acknowledge(cx);
+                return Poll::Ready(Ok(()));
             }
+            let count = there.len().min(wanted);
+            if self.data > 0 {
+                self.known -= count;
+                self.data -= count;
+            } else {
+                self.inbound.extend_from_slice(&there[..count]);
+            }
+            Pin::new(&mut self.connection).consume(count);
         }
     }
 
@@ -247,36 +271,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Receiver<S> {
+impl<S: AsyncBufRead + AsyncWrite + Unpin> AsyncRead for Receiver<S> {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
         if into.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        ready!(this.poll_data(cx))?;
-        let length = this.data.len().min(into.remaining());
-        into.put_slice(&this.data[..length]);
-        Pin::new(this).consume(length);
+        let there = ready!(self.as_mut().poll_fill_buf(cx))?;
+        let length = there.len().min(into.remaining());
+        into.put_slice(&there[..length]);
+        self.consume(length);
         Poll::Ready(Ok(()))
     }
 }
 
-/// The bytes where they were received.
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncBufRead for Receiver<S> {
+/// The bytes where the connection has them.
+impl<S: AsyncBufRead + AsyncWrite + Unpin> AsyncBufRead for Receiver<S> {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
         ready!(this.poll_data(cx))?;
-        Poll::Ready(Ok(&this.data))
+        if this.data == 0 {
+            return Poll::Ready(Ok(&[]));
+        }
+        let there = ready!(Pin::new(&mut this.connection).poll_fill_buf(cx))?;
+        Poll::Ready(Ok(&there[..there.len().min(this.data)]))
     }
 
     fn consume(self: Pin<&mut Self>, length: usize) {
         let this = self.get_mut();
-        let length = length.min(this.data.len());
-        this.data.advance(length);
+        let length = length.min(this.data);
+        Pin::new(&mut this.connection).consume(length);
+        this.data -= length;
         this.offset += length as u64;
     }
 }

@@ -3,7 +3,7 @@
 //! Pure: nothing here waits. Offsets are absolute and never go back.
 //!
 //! ```text
-//!        base                      end = base + bytes.len()
+//!        base                      end = base + kept
 //!   ------|=========================|------------------->
 //!    freed   kept: sent or not yet    to be written
 //! ```
@@ -11,16 +11,21 @@
 //! A full ring refuses bytes, as a full pipe does ([`WhenFull::Block`]), or lets
 //! the oldest go and so keeps the latest ([`WhenFull::Drop`]). Dropped bytes that
 //! the reader never saw appear to it as a gap.
+//!
+//! Large pieces are kept as they come. Small ones are gathered: each would need some memory of its own.
 
 use std::collections::VecDeque;
 
-use bytes::BytesMut;
+use bytes::{Buf, Bytes};
 
 /// Default size of a ring in bytes.
 pub const DEFAULT_RING: usize = 1 << 20;
 
-/// An idle ring gives back memory above this many bytes.
-const KEEP: usize = 16 * 1024;
+/// Shorter pieces are gathered.
+const SMALL: usize = 4096;
+
+/// Gathered until they are so many.
+const GATHERED: usize = 64 * 1024;
 
 /// What a full ring does with more bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,7 +50,11 @@ enum Phase {
 /// A bounded window onto a byte stream, addressed by absolute offsets.
 #[derive(Debug)]
 pub struct OutputRing {
-    bytes: VecDeque<u8>,
+    pieces: VecDeque<Bytes>,
+    /// Small pieces, behind the others.
+    tail: Vec<u8>,
+    /// Bytes in all of them.
+    kept: usize,
     base: u64,
     capacity: usize,
     when_full: WhenFull,
@@ -55,9 +64,9 @@ pub struct OutputRing {
 
 /// What there is to send at an offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Piece {
-    /// Bytes were appended to the caller's buffer; this many.
-    Data(usize),
+pub enum Piece<'a> {
+    /// Bytes, at least one.
+    Data(&'a [u8]),
     /// Bytes up to this offset were dropped.
     Gap(u64),
     /// The stream ends here.
@@ -94,7 +103,9 @@ impl OutputRing {
     /// writer that goes on with a stream after its predecessor was killed.
     pub fn starting_at(base: u64, capacity: usize, when_full: WhenFull) -> Self {
         Self {
-            bytes: VecDeque::new(),
+            pieces: VecDeque::new(),
+            tail: Vec::new(),
+            kept: 0,
             base,
             capacity: capacity.max(1),
             when_full,
@@ -110,7 +121,7 @@ impl OutputRing {
 
     /// Offset the next written byte will have.
     pub fn end(&self) -> u64 {
-        self.base + self.bytes.len() as u64
+        self.base + self.kept as u64
     }
 
     /// How many bytes [`WhenFull::Drop`] let go.
@@ -128,26 +139,88 @@ impl OutputRing {
         self.phase == Phase::Stopped
     }
 
-    /// Takes bytes from the writer and says how many: fewer than offered when
+    /// Takes bytes from the front of the writer's, and says how many: fewer than offered when
     /// the ring is nearly full, 0 when it is full, `None` when nobody wants them
     /// (the stream was stopped, or ended by the writer itself).
-    pub fn offer(&mut self, bytes: &[u8]) -> Option<usize> {
+    pub fn offer(&mut self, bytes: &mut Bytes) -> Option<usize> {
+        let taken = self.room_for(bytes.len())?;
+        let kept = bytes.split_to(taken).split_off(self.make_room(taken));
+        if kept.len() < SMALL {
+            self.gather(&kept);
+        } else {
+            self.close_tail();
+            self.kept += kept.len();
+            self.pieces.push_back(kept);
+        }
+        Some(taken)
+    }
+
+    /// The same with bytes that are to be copied.
+    pub fn offer_copy(&mut self, bytes: &[u8]) -> Option<usize> {
+        let taken = self.room_for(bytes.len())?;
+        if taken >= SMALL {
+            return self.offer(&mut Bytes::copy_from_slice(&bytes[..taken]));
+        }
+        let skipped = self.make_room(taken);
+        self.gather(&bytes[skipped..taken]);
+        Some(taken)
+    }
+
+    /// How many of so many bytes may come.
+    fn room_for(&self, count: usize) -> Option<usize> {
         if self.phase != Phase::Open {
             return None;
         }
-        let room = self.capacity - self.bytes.len();
-        let taken = match self.when_full {
-            WhenFull::Block => bytes.len().min(room),
-            WhenFull::Drop => bytes.len(),
-        };
-        let kept = &bytes[taken.saturating_sub(self.capacity)..taken];
-        let skipped = taken - kept.len();
-        let evicted = (self.bytes.len() + kept.len()).saturating_sub(self.capacity);
-        self.bytes.drain(..evicted);
-        self.base += (evicted + skipped) as u64;
+        Some(match self.when_full {
+            WhenFull::Block => count.min(self.capacity - self.kept),
+            WhenFull::Drop => count,
+        })
+    }
+
+    /// Lets the oldest bytes go until there is room for `count`. How many of those have no room even then.
+    fn make_room(&mut self, count: usize) -> usize {
+        let skipped = count.saturating_sub(self.capacity);
+        let evicted = (self.kept + count - skipped).saturating_sub(self.capacity);
+        self.free(evicted);
+        self.base += skipped as u64;
         self.dropped += (evicted + skipped) as u64;
-        self.bytes.extend(kept);
-        Some(taken)
+        skipped
+    }
+
+    fn gather(&mut self, bytes: &[u8]) {
+        self.kept += bytes.len();
+        self.tail.extend_from_slice(bytes);
+        if self.tail.len() >= GATHERED {
+            self.close_tail();
+        }
+    }
+
+    fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.pieces.push_back(std::mem::take(&mut self.tail).into());
+        }
+    }
+
+    /// Drops the oldest bytes, as many as there are of `count`.
+    fn free(&mut self, count: usize) {
+        let mut left = count.min(self.kept);
+        self.base += left as u64;
+        self.kept -= left;
+        while let Some(piece) = self.pieces.front_mut()
+            && left > 0
+        {
+            let part = left.min(piece.len());
+            piece.advance(part);
+            left -= part;
+            if piece.is_empty() {
+                self.pieces.pop_front();
+            }
+        }
+        self.tail.drain(..left);
+        if self.kept == 0 {
+            // An idle ring holds no memory.
+            (self.pieces, self.tail) = (VecDeque::new(), Vec::new());
+        }
     }
 
     /// The writer ends the stream. What is kept still goes out.
@@ -159,8 +232,7 @@ impl OutputRing {
 
     /// The reader wants no more: everything kept is freed.
     pub fn stop(&mut self) {
-        self.base = self.end();
-        self.bytes = VecDeque::new();
+        self.free(self.kept);
         self.phase = Phase::Stopped;
     }
 
@@ -175,35 +247,29 @@ impl OutputRing {
             return Err(fault);
         }
         let freed = offset.saturating_sub(self.base);
-        self.bytes.drain(..usize::try_from(freed).map_err(|_| fault)?);
-        self.base += freed;
-        if self.bytes.is_empty() && self.bytes.capacity() > KEEP {
-            self.bytes = VecDeque::new();
-        }
+        self.free(usize::try_from(freed).map_err(|_| fault)?);
         Ok(())
     }
 
-    /// What a reader at `cursor` gets next; at most `max` bytes are appended to `out`.
-    pub fn piece_at(&self, cursor: u64, max: usize, out: &mut BytesMut) -> Piece {
+    /// What there is at `cursor`, at most `max` bytes of it, or fewer where a piece ends.
+    pub fn piece_at(&self, cursor: u64, max: usize) -> Piece<'_> {
         if self.phase == Phase::Stopped {
             return Piece::Stopped;
         }
         if cursor < self.base {
             return Piece::Gap(self.base);
         }
-        let skip = usize::try_from(cursor - self.base).unwrap_or(usize::MAX);
-        if skip >= self.bytes.len() {
-            return match self.phase {
-                Phase::Finished => Piece::Eof,
-                Phase::Open | Phase::Stopped => Piece::Nothing,
-            };
+        let mut skip = usize::try_from(cursor - self.base).unwrap_or(usize::MAX);
+        for piece in self.pieces.iter().map(Bytes::as_ref).chain([&self.tail[..]]) {
+            if let Some(rest @ [_, ..]) = piece.get(skip..) {
+                return Piece::Data(&rest[..rest.len().min(max)]);
+            }
+            skip -= piece.len();
         }
-        let until = self.bytes.len().min(skip.saturating_add(max));
-        let (first, second) = self.bytes.as_slices();
-        out.extend_from_slice(&first[skip.min(first.len())..until.min(first.len())]);
-        let from = skip.saturating_sub(first.len());
-        out.extend_from_slice(&second[from..until.saturating_sub(first.len()).max(from)]);
-        Piece::Data(until - skip)
+        match self.phase {
+            Phase::Finished => Piece::Eof,
+            Phase::Open | Phase::Stopped => Piece::Nothing,
+        }
     }
 }
 
@@ -213,37 +279,39 @@ mod tests {
     use proptest::prelude::*;
 
     fn read_all(ring: &OutputRing, mut cursor: u64) -> (Vec<u8>, u64) {
-        let mut out = BytesMut::new();
-        while let Piece::Data(n) = ring.piece_at(cursor, 3, &mut out) {
-            cursor += n as u64;
+        let began = cursor;
+        let mut out = Vec::new();
+        while let Piece::Data(bytes) = ring.piece_at(cursor, 3) {
+            out.extend(bytes);
+            cursor = began + out.len() as u64;
         }
-        (out.to_vec(), cursor)
+        (out, cursor)
     }
 
     #[test]
     fn a_full_ring_takes_no_more_until_bytes_are_acknowledged() {
         let mut ring = OutputRing::new(4, WhenFull::Block);
-        assert_eq!(ring.offer(b"abcdef"), Some(4));
-        assert_eq!(ring.offer(b"ef"), Some(0));
+        assert_eq!(ring.offer_copy(b"abcdef"), Some(4));
+        assert_eq!(ring.offer_copy(b"ef"), Some(0));
         ring.acknowledge(3).unwrap();
-        assert_eq!(ring.offer(b"ef"), Some(2));
+        assert_eq!(ring.offer_copy(b"ef"), Some(2));
         assert_eq!(read_all(&ring, 3).0, b"def");
     }
 
     #[test]
     fn a_dropping_ring_keeps_the_latest_bytes_and_shows_the_gap() {
         let mut ring = OutputRing::new(4, WhenFull::Drop);
-        assert_eq!(ring.offer(b"abc"), Some(3));
-        assert_eq!(ring.offer(b"defgh"), Some(5));
+        assert_eq!(ring.offer_copy(b"abc"), Some(3));
+        assert_eq!(ring.offer_copy(b"defgh"), Some(5));
         assert_eq!(ring.dropped(), 4);
-        assert_eq!(ring.piece_at(0, 9, &mut BytesMut::new()), Piece::Gap(4));
+        assert_eq!(ring.piece_at(0, 9), Piece::Gap(4));
         assert_eq!(read_all(&ring, 4).0, b"efgh");
     }
 
     #[test]
     fn an_acknowledgement_of_unwritten_bytes_is_refused() {
         let mut ring = OutputRing::default();
-        ring.offer(b"abc").unwrap();
+        ring.offer_copy(b"abc").unwrap();
         assert_eq!(ring.acknowledge(4), Err(RingFault { offset: 4, end: 3 }));
         ring.acknowledge(2).unwrap();
         ring.acknowledge(1).unwrap();
@@ -253,21 +321,21 @@ mod tests {
     #[test]
     fn the_end_comes_after_the_last_byte_and_nothing_is_taken_after_it() {
         let mut ring = OutputRing::default();
-        ring.offer(b"ab").unwrap();
+        ring.offer_copy(b"ab").unwrap();
         ring.finish();
-        assert_eq!(ring.offer(b"c"), None);
-        assert_eq!(ring.piece_at(1, 9, &mut BytesMut::new()), Piece::Data(1));
-        assert_eq!(ring.piece_at(2, 9, &mut BytesMut::new()), Piece::Eof);
+        assert_eq!(ring.offer_copy(b"c"), None);
+        assert_eq!(ring.piece_at(1, 9), Piece::Data(b"b"));
+        assert_eq!(ring.piece_at(2, 9), Piece::Eof);
     }
 
     #[test]
     fn a_stopped_ring_frees_its_bytes_and_refuses_more() {
         let mut ring = OutputRing::default();
-        ring.offer(b"ab").unwrap();
+        ring.offer_copy(b"ab").unwrap();
         ring.stop();
         assert_eq!((ring.base(), ring.end()), (2, 2));
-        assert_eq!(ring.offer(b"c"), None);
-        assert_eq!(ring.piece_at(0, 9, &mut BytesMut::new()), Piece::Stopped);
+        assert_eq!(ring.offer_copy(b"c"), None);
+        assert_eq!(ring.piece_at(0, 9), Piece::Stopped);
     }
 
     #[derive(Debug, Clone)]
@@ -278,15 +346,22 @@ mod tests {
         Reconnect,
     }
 
+    /// A few bytes, or so many that they are kept as they are.
+    fn lengths() -> impl Strategy<Value = usize> {
+        prop_oneof![0usize..20, 0..3 * SMALL]
+    }
+
     fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let bytes = (any::<u8>(), lengths())
+            .prop_map(|(first, length)| (0..length).map(|n| first ^ n.to_le_bytes()[0]).collect());
         prop::collection::vec(
             prop_oneof![
-                prop::collection::vec(any::<u8>(), 0..20).prop_map(Step::Write),
-                (1usize..9).prop_map(Step::Send),
+                bytes.prop_map(Step::Write),
+                lengths().prop_map(|most| Step::Send(most + 1)),
                 Just(Step::Acknowledge),
                 Just(Step::Reconnect),
             ],
-            0..200,
+            0..100,
         )
     }
 
@@ -295,28 +370,34 @@ mod tests {
         /// sender that may lose everything it has sent but not seen acknowledged.
         #[test]
         fn however_often_it_is_resumed_the_reader_gets_every_kept_byte_once_and_in_order(
-            steps in steps(), capacity in 1usize..24, drop in any::<bool>(),
+            steps in steps(), capacity in lengths(), drop in any::<bool>(), copied in any::<bool>(),
         ) {
             let when_full = if drop { WhenFull::Drop } else { WhenFull::Block };
+            let capacity = capacity + 1;
             let mut ring = OutputRing::new(capacity, when_full);
             let (mut written, mut consumed) = (Vec::new(), Vec::new());
             let (mut position, mut lost) = (0u64, 0u64);
-            let mut in_flight: VecDeque<(u64, BytesMut)> = VecDeque::new();
+            let mut in_flight: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
             let mut cursor = 0u64;
             for step in steps {
                 match step {
                     Step::Write(bytes) => {
-                        let taken = ring.offer(&bytes).unwrap();
+                        let taken = match copied {
+                            true => ring.offer_copy(&bytes),
+                            false => ring.offer(&mut Bytes::copy_from_slice(&bytes)),
+                        }
+                        .unwrap();
                         written.extend_from_slice(&bytes[..taken]);
                     }
                     Step::Send(max) => {
-                        let mut out = BytesMut::new();
-                        match ring.piece_at(cursor, max, &mut out) {
-                            Piece::Data(n) => {
-                                in_flight.push_back((cursor, out));
-                                cursor += n as u64;
+                        match ring.piece_at(cursor, max) {
+                            Piece::Data(bytes) => {
+                                let bytes = bytes.to_vec();
+                                let next = cursor + bytes.len() as u64;
+                                in_flight.push_back((cursor, bytes));
+                                cursor = next;
                             }
-                            Piece::Gap(to) => { in_flight.push_back((to, BytesMut::new())); cursor = to; }
+                            Piece::Gap(to) => { in_flight.push_back((to, Vec::new())); cursor = to; }
                             Piece::Eof | Piece::Nothing | Piece::Stopped => {}
                         }
                     }

@@ -6,15 +6,16 @@
 //! and the older ends with [`StdioError::Superseded`].
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
-use super::frame::{DATA_MAX, Frame, HEADER_LEN, data_header};
+use super::frame::{Frame, PIECE, data_header};
 use super::ring::{OutputRing, Piece, RingFault};
 use super::{StdioError, WhenFull};
 
@@ -74,10 +75,19 @@ impl SharedRing {
     /// # Errors
     /// `BrokenPipe` when the reader wants no more or the stream was finished.
     pub fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_offer(cx, bytes.is_empty(), |ring| ring.offer_copy(bytes))
+    }
+
+    fn poll_offer(
+        &self,
+        cx: &mut Context<'_>,
+        is_empty: bool,
+        offer: impl FnOnce(&mut OutputRing) -> Option<usize>,
+    ) -> Poll<io::Result<usize>> {
         let mut state = self.lock();
-        match state.ring.offer(bytes) {
+        match offer(&mut state.ring) {
             None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            Some(0) if !bytes.is_empty() => {
+            Some(0) if !is_empty => {
                 if !state.writers.iter().any(|waker| waker.will_wake(cx.waker())) {
                     state.writers.push(cx.waker().clone());
                 }
@@ -98,6 +108,17 @@ impl SharedRing {
         while !bytes.is_empty() {
             let taken = poll_fn(|cx| self.poll_write(cx, bytes)).await?;
             bytes = &bytes[taken..];
+        }
+        Ok(())
+    }
+
+    /// The same without a copy: the ring keeps the bytes where they are.
+    ///
+    /// # Errors
+    /// As [`poll_write`](Self::poll_write).
+    pub async fn put(&self, mut bytes: Bytes) -> io::Result<()> {
+        while !bytes.is_empty() {
+            poll_fn(|cx| self.poll_offer(cx, false, |ring| ring.offer(&mut bytes))).await?;
         }
         Ok(())
     }
@@ -165,34 +186,70 @@ impl Drop for Lease<'_> {
     }
 }
 
+/// What a piece of the ring was.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Sent {
+    /// This many bytes, which are written.
+    Data(usize),
+    /// None: bytes up to this offset were dropped.
+    Gap(u64),
+    /// The stream ends here.
+    Eof,
+    /// The reader wants no more.
+    Stopped,
+}
+
 impl Lease<'_> {
-    /// The next piece at `cursor`; waits while there is none. With `after_eof`
-    /// the end of the stream is already known and waited beyond, so that only
-    /// `Stopped` is left to come.
-    pub(super) async fn piece(
+    /// Writes the next bytes at `cursor` behind what `head` makes of their number, straight from the
+    /// ring; waits while there are none. With `after_eof` the end of the stream is already known and
+    /// waited beyond, so that only `Stopped` is left to come.
+    ///
+    /// Not cancel-safe: of what it began to write, no one can say how much is gone.
+    pub(super) async fn send<W: AsyncWrite + Unpin, const N: usize>(
         &self,
         cursor: u64,
         after_eof: bool,
-        out: &mut BytesMut,
-    ) -> Result<Piece, StdioError> {
-        poll_fn(|cx| {
+        write: &mut W,
+        head: impl Fn(usize) -> [u8; N],
+    ) -> Result<Sent, StdioError> {
+        let lost = |source| StdioError::Lost { at: cursor, source };
+        let mut rest = BytesMut::new();
+        let sent = poll_fn(|cx| {
             let mut state = self.ring.lock();
             if state.lease != self.number {
                 return Poll::Ready(Err(StdioError::Superseded));
             }
-            let piece = state.ring.piece_at(cursor, DATA_MAX, out);
-            let wait = match piece {
-                Piece::Nothing => true,
-                Piece::Eof => after_eof,
-                Piece::Data(_) | Piece::Gap(_) | Piece::Stopped => false,
-            };
-            if wait {
-                state.reader = Some(cx.waker().clone());
-                return Poll::Pending;
+            match state.ring.piece_at(cursor, PIECE) {
+                Piece::Data(bytes) => {
+                    let head = head(bytes.len());
+                    let parts = [&head[..], bytes];
+                    let slices = parts.map(IoSlice::new);
+                    let taken = ready!(Pin::new(&mut *write).poll_write_vectored(cx, &slices));
+                    // The ring may let the rest go before there is room for it.
+                    keep(&parts, taken.map_err(lost)?, &mut rest);
+                    return Poll::Ready(Ok(Sent::Data(bytes.len())));
+                }
+                Piece::Gap(to) => return Poll::Ready(Ok(Sent::Gap(to))),
+                Piece::Eof if !after_eof => return Poll::Ready(Ok(Sent::Eof)),
+                Piece::Stopped => return Poll::Ready(Ok(Sent::Stopped)),
+                Piece::Eof | Piece::Nothing => {}
             }
-            Poll::Ready(Ok(piece))
+            state.reader = Some(cx.waker().clone());
+            Poll::Pending
         })
-        .await
+        .await?;
+        write.write_all(&rest).await.map_err(lost)?;
+        write.flush().await.map_err(lost)?;
+        Ok(sent)
+    }
+}
+
+/// Copies what follows the first `taken` bytes of `parts`.
+fn keep(parts: &[&[u8]], mut taken: usize, rest: &mut BytesMut) {
+    for part in parts {
+        let skipped = taken.min(part.len());
+        taken -= skipped;
+        rest.extend_from_slice(&part[skipped..]);
     }
 }
 
@@ -239,28 +296,21 @@ where
     let mut ended = false;
     let mut out = BytesMut::new();
     loop {
-        out.clear();
-        out.put_bytes(0, HEADER_LEN);
-        let piece = lease.piece(cursor, ended, &mut out).await?;
-        let next = match piece {
-            Piece::Data(length) => {
-                out[..HEADER_LEN].copy_from_slice(&data_header(cursor, length));
-                cursor + length as u64
+        let head = |length| data_header(cursor, length);
+        let (frame, next) = match lease.send(cursor, ended, &mut write, head).await? {
+            Sent::Data(length) => {
+                cursor += length as u64;
+                continue;
             }
-            Piece::Gap(to) => {
-                out.clear();
-                Frame::Gap { from: cursor, to }.encode(&mut out);
-                to
-            }
-            Piece::Eof => {
-                out.clear();
-                Frame::Eof { offset: cursor }.encode(&mut out);
+            Sent::Gap(to) => (Frame::Gap { from: cursor, to }, to),
+            Sent::Eof => {
                 ended = true;
-                cursor
+                (Frame::Eof { offset: cursor }, cursor)
             }
-            Piece::Stopped => return Ok(()),
-            Piece::Nothing => continue,
+            Sent::Stopped => return Ok(()),
         };
+        out.clear();
+        frame.encode(&mut out);
         let lost = |source| StdioError::Lost { at: cursor, source };
         write.write_all(&out).await.map_err(lost)?;
         write.flush().await.map_err(lost)?;

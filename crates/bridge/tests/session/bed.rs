@@ -16,6 +16,7 @@ use coracle_bridge::message::{
 use coracle_bridge::server::{Connection, Dial, Guest, GuestOptions, ServeError, Served};
 use coracle_bridge::stdio::WhenFull;
 use coracle_bridge::wire::{Body, Side};
+use tokio::io::BufReader;
 use tokio::io::{DuplexStream, ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
@@ -36,7 +37,8 @@ pub struct DirDial(pub PathBuf);
 #[async_trait]
 impl Dial for DirDial {
     async fn dial(&self, port: u32) -> std::io::Result<Box<dyn Connection>> {
-        Ok(Box::new(UnixStream::connect(self.0.join(format!("vsock_{port}"))).await?))
+        let stream = UnixStream::connect(self.0.join(format!("vsock_{port}"))).await?;
+        Ok(Box::new(BufReader::new(stream)))
     }
 }
 

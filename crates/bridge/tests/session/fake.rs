@@ -15,6 +15,7 @@ use coracle_bridge::server::{
 use futures::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{Notify, watch};
+use tokio_util::io::ReaderStream;
 
 /// Size of the pipes, small so that processes wait for their readers.
 const PIPE: usize = 4096;
@@ -142,9 +143,11 @@ impl Fake {
         Ok(Started {
             pid,
             stdin: parameters.create_std_in_pipe.then(|| Box::new(stdin) as Sink),
-            stdout: parameters.create_std_out_pipe.then(|| Box::new(stdout) as Source),
+            stdout: parameters
+                .create_std_out_pipe
+                .then(|| Box::pin(ReaderStream::new(stdout)) as Source),
             stderr: (parameters.create_std_err_pipe && !terminal)
-                .then(|| Box::new(stderr) as Source),
+                .then(|| Box::pin(ReaderStream::new(stderr)) as Source),
             exit: exit_future(end),
         })
     }

@@ -11,6 +11,7 @@ use coracle_bridge::message::ContainerId;
 use coracle_bridge::server::{Connection, Dial};
 use coracle_bridge::stdio::WhenFull;
 use proptest::prelude::*;
+use tokio::io::BufReader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::bed::{Bed, DirDial, command, soon};
@@ -278,7 +279,7 @@ impl Dial for Brittle {
             let down = pump(&mut inner_read, &mut pump_write, &left);
             tokio::join!(up, down);
         });
-        Ok(Box::new(guest_end))
+        Ok(Box::new(BufReader::new(guest_end)))
     }
 }
 

@@ -8,6 +8,7 @@ use coracle_bridge::stdio::{
     serve_input, serve_output,
 };
 use proptest::prelude::*;
+use tokio::io::BufReader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use crate::bed::soon;
@@ -27,11 +28,11 @@ fn data(offset: u64, bytes: &[u8]) -> Frame {
 async fn received(
     from: u64,
     frames: &[Frame],
-) -> (Vec<u8>, std::io::Result<usize>, Receiver<DuplexStream>) {
+) -> (Vec<u8>, std::io::Result<usize>, Receiver<BufReader<DuplexStream>>) {
     let (ours, mut theirs) = tokio::io::duplex(1 << 20);
     theirs.write_all(&wire(frames)).await.unwrap();
     theirs.shutdown().await.unwrap();
-    let mut receiver = Receiver::new(ours, from);
+    let mut receiver = Receiver::new(BufReader::new(ours), from);
     let mut got = Vec::new();
     let end = soon(receiver.read_to_end(&mut got)).await;
     (got, end, receiver)
@@ -106,28 +107,28 @@ async fn an_end_of_the_connection_is_never_taken_for_the_end_of_the_stream() {
 async fn a_reader_says_what_it_consumed_and_that_it_saw_the_end() {
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let (read_half, mut write_half) = tokio::io::split(theirs);
-    let frames_in: Vec<_> = (0..6).map(|n| data(n * 60_000, &[b'x'; 60_000])).collect();
+    let frames_in: Vec<_> = (0..8).map(|n| data(n * 60_000, &[b'x'; 60_000])).collect();
     write_half.write_all(&wire(&frames_in)).await.unwrap();
-    let mut receiver = Receiver::new(ours, 0);
+    let mut receiver = Receiver::new(BufReader::new(ours), 0);
     let mut buffer = vec![0; 10_000];
-    for _ in 0..36 {
+    for _ in 0..48 {
         soon(receiver.read_exact(&mut buffer)).await.unwrap();
     }
-    write_half.write_all(&wire(&[Frame::Eof { offset: 360_000 }])).await.unwrap();
+    write_half.write_all(&wire(&[Frame::Eof { offset: 480_000 }])).await.unwrap();
     assert_eq!(soon(receiver.read(&mut buffer)).await.unwrap(), 0);
     assert_eq!(soon(receiver.read(&mut buffer)).await.unwrap(), 0);
     let back = frames(read_half.unsplit(write_half)).await;
-    let [Frame::Ack { offset }, .., Frame::Stop { offset: 360_000 }] = back.as_slice() else {
+    let [Frame::Ack { offset }, .., Frame::Stop { offset: 480_000 }] = back.as_slice() else {
         panic!("{back:?}")
     };
-    // Not before 256 KiB were consumed, as there was always more to read.
-    assert!((262_144..360_000).contains(offset), "{offset}");
+    // Not before 384 KiB were consumed, as there was always more to read.
+    assert!((393_216..480_000).contains(offset), "{offset}");
 }
 
 #[tokio::test]
 async fn a_reader_that_waits_has_acknowledged_all_it_was_given() {
     let (ours, mut theirs) = tokio::io::duplex(1 << 20);
-    let mut receiver = Receiver::new(ours, 0);
+    let mut receiver = Receiver::new(BufReader::new(ours), 0);
     theirs.write_all(&wire(&[data(0, b"abc")])).await.unwrap();
     soon(receiver.read_exact(&mut [0; 3])).await.unwrap();
     let waits = tokio::spawn(async move { receiver.read(&mut [0; 1]).await });
@@ -139,6 +140,21 @@ async fn a_reader_that_waits_has_acknowledged_all_it_was_given() {
 }
 
 #[tokio::test]
+async fn what_came_of_a_frame_is_given_before_the_rest_and_counts_if_the_rest_never_comes() {
+    let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+    let whole = wire(&[data(5, b"abcdef")]);
+    let mut receiver = Receiver::new(BufReader::new(ours), 6);
+    theirs.write_all(&whole[..whole.len() - 2]).await.unwrap();
+    let mut buffer = [0; 100];
+    let count = soon(receiver.read(&mut buffer)).await.unwrap();
+    assert_eq!(&buffer[..count], b"bcd", "the first byte was known");
+    drop(theirs);
+    let fault = soon(receiver.read(&mut buffer)).await.unwrap_err();
+    assert_eq!(fault.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(receiver.offset(), 9, "here a successor goes on");
+}
+
+#[tokio::test]
 async fn a_sender_ends_when_its_reader_has_seen_the_end() {
     let ring = SharedRing::with_capacity(100, WhenFull::Block);
     let (ours, theirs) = tokio::io::duplex(64);
@@ -146,7 +162,7 @@ async fn a_sender_ends_when_its_reader_has_seen_the_end() {
         ring.write_all(&pattern_bytes(0, 5000)).await.unwrap();
         ring.finish();
     };
-    let mut receiver = Receiver::new(theirs, 0);
+    let mut receiver = Receiver::new(BufReader::new(theirs), 0);
     let mut got = Vec::new();
     let (served, (), read) = soon(async {
         tokio::join!(serve_output(&ring, ours, 0), write, receiver.read_to_end(&mut got))
@@ -218,7 +234,7 @@ async fn a_newer_connection_takes_a_ring_over() {
     };
     let ended = soon(served).await.unwrap();
     assert!(matches!(ended, Err(StdioError::Superseded)));
-    let mut receiver = Receiver::new(theirs, 1);
+    let mut receiver = Receiver::new(BufReader::new(theirs), 1);
     let mut got = [0; 2];
     soon(receiver.read_exact(&mut got)).await.unwrap();
     assert_eq!(&got, b"bc");
@@ -237,7 +253,11 @@ async fn a_process_that_closes_its_input_breaks_the_writers_pipe() {
     drop(process);
     let write = async { while ring.write_all(b"0123456789").await.is_ok() {} };
     let (served, fed, ()) = soon(async {
-        tokio::join!(serve_output(&ring, ours, 0), serve_input(&input, theirs), write)
+        tokio::join!(
+            serve_output(&ring, ours, 0),
+            serve_input(&input, BufReader::new(theirs)),
+            write
+        )
     })
     .await;
     served.unwrap();
@@ -252,7 +272,7 @@ async fn an_input_that_was_superseded_gives_no_more_bytes() {
     let (older, mut older_host) = tokio::io::duplex(1000);
     let fed = {
         let input = Arc::clone(&input);
-        tokio::spawn(async move { serve_input(&input, older).await })
+        tokio::spawn(async move { serve_input(&input, BufReader::new(older)).await })
     };
     // The process takes four bytes and the connection waits with the rest.
     older_host.write_all(&wire(&[data(0, b"abcdefgh")])).await.unwrap();
@@ -265,7 +285,7 @@ async fn an_input_that_was_superseded_gives_no_more_bytes() {
     let (newer, mut newer_host) = tokio::io::duplex(1000);
     let newer = {
         let input = Arc::clone(&input);
-        tokio::spawn(async move { serve_input(&input, newer).await })
+        tokio::spawn(async move { serve_input(&input, BufReader::new(newer)).await })
     };
     tokio::task::yield_now().await;
     newer_host.write_all(&wire(&[data(4, b"EFGH"), Frame::Eof { offset: 8 }])).await.unwrap();
@@ -310,7 +330,7 @@ proptest! {
             let (ours, mut theirs) = tokio::io::duplex(1000);
             theirs.write_all(&bytes).await.unwrap();
             drop(theirs);
-            let mut receiver = Receiver::new(ours, from);
+            let mut receiver = Receiver::new(BufReader::new(ours), from);
             let mut got = Vec::new();
             let end = soon(receiver.read_to_end(&mut got)).await;
             prop_assert!(end.is_err() || receiver.offset() >= from);
@@ -367,7 +387,7 @@ proptest! {
                 }
                 let (sender, sender_far) = tokio::io::duplex(512);
                 let (reader_far, reader) = tokio::io::duplex(512);
-                let mut receiver = Receiver::new(reader, got.len() as u64);
+                let mut receiver = Receiver::new(BufReader::new(reader), got.len() as u64);
                 let read = async {
                     let mut buffer = [0; 300];
                     loop {

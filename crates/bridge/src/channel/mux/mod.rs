@@ -55,7 +55,7 @@ impl Limits {
         Limits { streams: 16, window: 256 * 1024, pool: 512 * 1024, queue: 128 * 1024 };
     /// For the port that carries everything else.
     pub(crate) const STREAMS: Limits =
-        Limits { streams: 256, window: 256 * 1024, pool: 1024 * 1024, queue: 256 * 1024 };
+        Limits { streams: 256, window: 512 * 1024, pool: 2048 * 1024, queue: 256 * 1024 };
 }
 
 /// The peer broke the rules; the session cannot go on.

@@ -128,8 +128,9 @@ impl Outflow {
         self.urgent.push_back(Urgent::Window(stream));
     }
 
-    /// Queues data of a stream; it fills up the record before it first.
-    pub fn push_data(&mut self, stream: StreamId, mut data: &[u8]) {
+    /// Queues data of a stream; it fills up the record before it first. There will be room for `more`
+    /// bytes that follow at once.
+    pub fn push_data(&mut self, stream: StreamId, mut data: &[u8], more: usize) {
         self.bytes += data.len();
         if let Some(Item::Data(last, record)) = self.queue.back_mut()
             && *last == stream
@@ -142,11 +143,9 @@ impl Outflow {
         if data.is_empty() {
             return;
         }
-        let mut record = match data.len() {
-            ..WORTH_KEEPING => Vec::new(),
-            WORTH_KEEPING.. => self.spares.pop().unwrap_or_default(),
-        };
-        record.reserve_exact(HEADER + DATA_HEAD + data.len());
+        let expected = (data.len() + more).min(self.side.most_data());
+        let mut record = self.spares.pop().unwrap_or_default();
+        record.reserve_exact(HEADER + DATA_HEAD + expected);
         record.resize(HEADER, 0);
         record.extend_from_slice(&data_head(stream));
         record.extend_from_slice(data);

@@ -282,10 +282,10 @@ impl State {
     }
 
     /// Queues data for which [`State::poll_room`] said that there is room.
-    pub(super) fn send(&mut self, id: StreamId, data: &[u8]) {
+    pub(super) fn send(&mut self, id: StreamId, data: &[u8], more: usize) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.credit = stream.credit.saturating_sub(u32::try_from(data.len()).unwrap_or(u32::MAX));
-        self.out.push_data(id, data);
+        self.out.push_data(id, data, more);
         self.wake_driver();
     }
 

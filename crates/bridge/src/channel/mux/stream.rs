@@ -6,11 +6,11 @@ use super::state::{Receiving, Sending, State, register, reset};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 /// A connection through the channel: reads and writes as a socket does.
 ///
@@ -20,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub struct ChannelStream {
     mux: Arc<Mux>,
     id: StreamId,
+    /// Being lent to a buffered reader.
+    lent: VecDeque<u8>,
 }
 
 impl fmt::Debug for ChannelStream {
@@ -30,7 +32,7 @@ impl fmt::Debug for ChannelStream {
 
 impl ChannelStream {
     pub(super) fn new(mux: Arc<Mux>, id: StreamId) -> Self {
-        ChannelStream { mux, id }
+        ChannelStream { mux, id, lent: VecDeque::new() }
     }
 
     /// The number of the stream, unique in its session.
@@ -92,7 +94,7 @@ impl ChannelStream {
 
     /// Sends bytes for which there is room.
     pub(crate) fn send(&self, data: &[u8]) {
-        self.mux.lock().send(self.id, data);
+        self.mux.lock().send(self.id, data, 0);
     }
 
     /// Ends our direction.
@@ -170,7 +172,36 @@ impl AsyncRead for ChannelStream {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        self.poll_copy(cx, buf)
+        if self.lent.is_empty() {
+            return self.poll_copy(cx, buf);
+        }
+        let (first, _) = self.lent.as_slices();
+        let length = first.len().min(buf.remaining());
+        buf.put_slice(&first[..length]);
+        self.consume(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The bytes where they were received. They count as read when they are consumed.
+impl AsyncBufRead for ChannelStream {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        if this.lent.is_empty() {
+            this.lent = ready!(this.poll_take(cx))?;
+        }
+        Poll::Ready(Ok(this.lent.as_slices().0))
+    }
+
+    fn consume(self: Pin<&mut Self>, length: usize) {
+        let this = self.get_mut();
+        let length = length.min(this.lent.len());
+        this.lent.drain(..length);
+        this.release(length);
+        if this.lent.is_empty() {
+            let spent = std::mem::take(&mut this.lent);
+            this.put_back(spent);
+        }
     }
 }
 
@@ -186,8 +217,34 @@ impl AsyncWrite for ChannelStream {
         let mut state = self.mux.lock();
         let room = ready!(state.poll_room(self.id, cx))?;
         let n = room.min(buf.len());
-        state.send(self.id, &buf[..n]);
+        state.send(self.id, &buf[..n], 0);
         Poll::Ready(Ok(n))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if parts.iter().all(|part| part.is_empty()) {
+            return Poll::Ready(Ok(0));
+        }
+        let mut state = self.mux.lock();
+        let room = ready!(state.poll_room(self.id, cx))?;
+        let count = room.min(parts.iter().map(|part| part.len()).sum());
+        let mut left = count;
+        for part in parts {
+            let n = left.min(part.len());
+            if n > 0 {
+                state.send(self.id, &part[..n], left - n);
+            }
+            left -= n;
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     /// Nothing is held back: what was written is on its way.

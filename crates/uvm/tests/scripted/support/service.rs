@@ -14,6 +14,7 @@ use coracle_bridge::message::{
 use coracle_bridge::server::{Created, GuestService, ServiceError, Started, Stop, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
+use tokio_util::io::ReaderStream;
 
 /// What the guest was asked and holds.
 #[derive(Default)]
@@ -73,7 +74,7 @@ impl Service {
         Started {
             pid,
             stdin: Some(Box::new(host_in)),
-            stdout: Some(Box::new(host_out)),
+            stdout: Some(Box::pin(ReaderStream::new(host_out))),
             stderr: None,
             exit: Box::pin(ended_with(exit)),
         }
