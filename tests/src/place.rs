@@ -160,6 +160,24 @@ impl Place {
 impl Drop for Place {
     /// What a failed test left running ends here; what is ours names our folder or our mark.
     fn drop(&mut self) {
+        self.end_processes();
+        // Its namespaces are mounted in our folder.
+        drop(self.ground.take());
+        // A process that has just ended, or was not seen while it began, may still have written here: what
+        // is removed under its hands is removed again.
+        for _ in 0..20 {
+            match fs::remove_dir_all(self.root()) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                }
+                Ok(()) | Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Place {
+    fn end_processes(&self) {
         for _ in 0..3 {
             let left = host::processes(self.root(), &self.mark);
             if left.is_empty() {
