@@ -7,7 +7,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -282,9 +282,15 @@ where
     ring.acknowledge(from.max(ring.inspect(OutputRing::base)))?;
     let (read, write) = tokio::io::split(connection);
     // Neither loop is ever restarted, so it does no harm that they are not cancel-safe.
+    let mut hear = pin!(hear(ring, read));
     tokio::select! {
-        sent = send(&lease, write, from) => sent,
-        heard = hear(ring, read) => heard,
+        biased;
+        heard = &mut hear => heard,
+        sent = send(&lease, write, from) => match sent {
+            // Whoever wants no more closes the connection behind its word, which is still to be heard.
+            Err(lost @ StdioError::Lost { .. }) => hear.await.map_err(|_| lost),
+            sent => sent,
+        },
     }
 }
 

@@ -266,6 +266,24 @@ async fn a_process_that_closes_its_input_breaks_the_writers_pipe() {
 }
 
 #[tokio::test]
+async fn a_reader_that_said_stop_and_closed_is_understood_whatever_is_still_being_written() {
+    for _ in 0..20 {
+        let ring = SharedRing::with_capacity(1000, WhenFull::Block);
+        ring.write_all(&[7; 1000]).await.unwrap();
+        let (ours, mut theirs) = tokio::io::duplex(100);
+        let serve = serve_output(&ring, ours, 0);
+        let read = async {
+            theirs.read_exact(&mut [0; 50]).await.unwrap();
+            theirs.write_all(&wire(&[Frame::Stop { offset: 10 }])).await.unwrap();
+            drop(theirs);
+        };
+        let (served, ()) = soon(async { tokio::join!(serve, read) }).await;
+        served.unwrap();
+        assert!(ring.write_all(b"x").await.is_err(), "nobody wants it");
+    }
+}
+
+#[tokio::test]
 async fn an_input_that_was_superseded_gives_no_more_bytes() {
     let (sink, mut process) = tokio::io::duplex(4);
     let input = Arc::new(Input::new(Box::new(sink)));
