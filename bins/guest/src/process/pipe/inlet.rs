@@ -43,9 +43,7 @@ impl Inlet {
         widen(&pipe);
         Self { pipe: Some(Arc::new(pipe)), tray: Arc::default(), hand: Arc::default() }
     }
-}
 
-impl Inlet {
     /// Until the thread has nothing to do.
     fn poll_drain(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         let mut tray = lock(&self.tray);

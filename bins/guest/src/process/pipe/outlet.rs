@@ -136,7 +136,7 @@ impl Source {
 /// Whether there is something to read, by a question that takes no lock of it.
 fn is_ready(pipe: &OwnedFd) -> bool {
     let mut asked = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-    // A question that fails is answered by the read or write itself.
+    // A question that fails is answered by the read itself.
     poll(&mut asked, PollTimeout::ZERO).map_or(true, |count| count > 0)
 }
 
