@@ -254,21 +254,40 @@ pub fn take_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Sets a network interface's "up" flag.
 pub fn interface_up(socket: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
-    let bytes = name.to_bytes();
-    if bytes.len() >= libc::IFNAMSIZ {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
-    // SAFETY: `ifreq` is plain data, for which zero is valid; the name fits with its final zero;
-    // the union's flags are written by the kernel before they are read.
+    let mut request = interface(name)?;
+    // SAFETY: the kernel writes the union's flags before they are read.
     unsafe {
-        let mut request: libc::ifreq = MaybeUninit::zeroed().assume_init();
-        let target = request.ifr_name.as_mut_ptr().cast::<u8>();
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
         cvt(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request))?;
         request.ifr_ifru.ifru_flags |= INTERFACE_UP;
         cvt(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request))?;
     }
     Ok(())
+}
+
+/// How large the packets of a network interface may be, in bytes.
+pub fn interface_mtu(socket: BorrowedFd<'_>, name: &CStr) -> io::Result<u32> {
+    let mut request = interface(name)?;
+    // SAFETY: the kernel writes the union's MTU before it is read.
+    let mtu = unsafe {
+        cvt(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request))?;
+        request.ifr_ifru.ifru_mtu
+    };
+    Ok(u32::try_from(mtu).unwrap_or(0))
+}
+
+/// A request that names an interface, with nothing else in it.
+fn interface(name: &CStr) -> io::Result<libc::ifreq> {
+    let bytes = name.to_bytes();
+    if bytes.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: `ifreq` is plain data, for which zero is valid; the name fits with its final zero.
+    unsafe {
+        let mut request: libc::ifreq = MaybeUninit::zeroed().assume_init();
+        let target = request.ifr_name.as_mut_ptr().cast::<u8>();
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
+        Ok(request)
+    }
 }
 
 /// IFF_UP, as wide as the flags of `ifreq` are.

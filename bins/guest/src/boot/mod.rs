@@ -17,7 +17,6 @@ mod command;
 mod entropy;
 pub mod modules;
 pub mod mounts;
-mod network;
 mod root;
 mod vsock;
 
@@ -43,6 +42,7 @@ use tokio::time::sleep;
 
 use crate::container::launch::Launcher;
 use crate::log::Log;
+use crate::network;
 use crate::power;
 use crate::process::program::OwnProgram;
 use crate::reaper::Reaper;
@@ -165,7 +165,7 @@ fn prepare(log: &Log) -> Result<Prepared> {
         mounts::create_mount_point(group)?;
         mounts::enable_controllers(group)
     });
-    attempt("the loopback interface", network::loopback_up);
+    attempt("bringing lo up", || Ok(network::loopback_up()?));
     attempt("the limit of open files", || Ok(setrlimit(Resource::RLIMIT_NOFILE, FILES, FILES)?));
     if let Some(time) = parameters.clock {
         attempt("the clock", || clock::catch_up(time));

@@ -11,22 +11,43 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 
 use super::executor::InitExecutor;
-use super::request::{Create, ReplySocket};
+use super::request::ReplySocket;
 use super::{STATE, bundle, identity, spec};
 
-/// Makes the container. On failure nothing of it is left but, perhaps, an empty folder's parents.
-pub fn create(request: Create, reply: &ReplySocket) -> Result<()> {
-    let Create { id, spec } = request;
-    let bundle = bundle(&id);
-    fs::create_dir_all(STATE).context("creating the folder of runtime state")?;
+/// Puts the specification as the host sent it where [`create`] finds it. The agent's part: written and
+/// read by the same code as libcontainer reads it, since an emulated processor is slow with all that it
+/// has not seen.
+pub fn lay_out(id: &str, spec: &Spec) -> Result<()> {
+    let bundle = bundle(id);
     fs::create_dir_all(&bundle).with_context(|| format!("creating {}", bundle.display()))?;
-    build(&id, spec, &bundle, reply).inspect_err(|_| discard(&bundle))
+    save(spec, &bundle).inspect_err(|_| discard(&bundle))
 }
 
-/// Removes what [`create`] put into the bundle; what the host mounted there stays.
+/// Makes the container. On failure nothing of it is left but, perhaps, an empty folder's parents.
+pub fn create(id: &str, reply: &ReplySocket) -> Result<()> {
+    let bundle = bundle(id);
+    let create = || {
+        fs::create_dir_all(STATE).context("creating the folder of runtime state")?;
+        let config = config_of(&bundle);
+        let spec = Spec::load(&config).with_context(|| format!("reading {}", config.display()))?;
+        build(id, spec, &bundle, reply)
+    };
+    create().inspect_err(|_| discard(&bundle))
+}
+
+fn config_of(bundle: &Path) -> PathBuf {
+    bundle.join("config.json")
+}
+
+fn save(spec: &Spec, bundle: &Path) -> Result<()> {
+    let config = config_of(bundle);
+    spec.save(&config).with_context(|| format!("writing {}", config.display()))
+}
+
+/// Removes what [`lay_out`] and [`create`] put into the bundle; what the host mounted there stays.
 pub fn discard(bundle: &Path) {
     // Either may not be there, and a bundle that holds the root is not empty.
-    drop(fs::remove_file(bundle.join("config.json")));
+    drop(fs::remove_file(config_of(bundle)));
     drop(fs::remove_file(bundle.join("console.sock")));
     drop(fs::remove_dir(bundle));
 }
@@ -35,8 +56,7 @@ fn build(id: &str, mut spec: Spec, bundle: &Path, reply: &ReplySocket) -> Result
     spec::settle(&mut spec, id);
     settle_user(&mut spec, bundle)?;
     let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
-    let config = bundle.join("config.json");
-    spec.save(&config).with_context(|| format!("writing {}", config.display()))?;
+    save(&spec, bundle)?;
 
     let console = terminal.then(|| Console::listen(bundle)).transpose()?;
     let container = ContainerBuilder::new(id.to_owned(), SyscallType::Linux)

@@ -119,7 +119,7 @@ impl Launcher {
             drop(timeout(Duration::from_secs(1), helper.child.wait()).await);
             return Err(LaunchError::Refused { failure, log: helper.log() });
         }
-        let wants_process = matches!(request, Request::Create(_) | Request::Exec(_));
+        let wants_process = matches!(request, Request::Create { .. } | Request::Exec(_));
         let process = heard.pid.map(|pid| expectation.claim(pid));
         if !heard.ready && (!wants_process || process.is_none()) {
             drop(timeout(Duration::from_secs(1), helper.child.wait()).await);
@@ -165,7 +165,7 @@ impl Launcher {
 
 fn operation(request: &Request) -> &'static str {
     match request {
-        Request::Create(_) => "create",
+        Request::Create { .. } => "create",
         Request::Start { .. } => "start",
         Request::Exec(_) => "exec",
         Request::Devices { .. } => "devices",

@@ -37,6 +37,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::sys;
 use request::{Failure, FailureKind, Request, descriptor};
 
+pub use create::{discard, lay_out};
 pub use spec::{is_valid_id, own_namespaces};
 
 /// Where libcontainer keeps its state of each container.
@@ -104,7 +105,7 @@ fn run() -> Result<()> {
     let request: Request = serde_json::from_str(&text).context("understanding the request")?;
     let reply = request::ReplySocket::new(reply);
     let result = match request {
-        Request::Create(request) => create::create(*request, &reply),
+        Request::Create { id } => create::create(&id, &reply),
         Request::Start { id } => delete::start(&id).and_then(|()| Ok(reply.ready()?)),
         Request::Exec(request) => {
             let init = sys::inherited(descriptor::INIT).context("no init was handed over")?;

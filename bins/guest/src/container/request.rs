@@ -8,7 +8,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use libcontainer::oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, Process, Spec};
+use libcontainer::oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, Process};
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
@@ -33,8 +33,11 @@ pub mod descriptor {
 /// One thing to do.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// Make a container; its init waits to be started.
-    Create(Box<Create>),
+    /// Make a container; its init waits to be started. Its specification is in its bundle.
+    Create {
+        /// Its id, a plain file name.
+        id: String,
+    },
     /// Start a container that has hooks to run on the way.
     Start {
         /// The container.
@@ -54,15 +57,6 @@ pub enum Request {
         /// The container.
         id: String,
     },
-}
-
-/// A container to make.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Create {
-    /// Its id, a plain file name.
-    pub id: String,
-    /// Its OCI specification as the host sent it.
-    pub spec: Spec,
 }
 
 /// A process to add to a container.

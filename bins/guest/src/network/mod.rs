@@ -31,6 +31,7 @@ use leases::Tenant;
 pub use leases::Term;
 use plan::{Plan, Position};
 use space::Space;
+pub use space::loopback_up;
 
 /// Where namespaces are kept.
 pub const FOLDER: &str = "/run/networks";
@@ -84,7 +85,7 @@ pub enum NetworkError {
         /// What.
         what: String,
         /// Why.
-        source: netlink::NetlinkError,
+        source: std::io::Error,
     },
     /// A file or a mount.
     #[error("cannot {what} {path}")]

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use rtnetlink::Handle;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::dhcp::{self, Answer, Lease};
-use super::netlink::{self, in_namespace, on_a_thread};
+use super::netlink::{self, Netlink, in_namespace, on_a_thread};
 use super::plan::Plan;
 use super::{LEASE_TIMEOUT, NetworkError, adapter, mount_of};
 
@@ -44,14 +44,13 @@ impl Space {
         fs::create_dir_all(folder).map_err(failed("make the folder", folder))?;
         File::create(&path).map_err(failed("make the file", &path))?;
         let keep = || {
-            let no_namespace = |source: nix::Error| {
-                netlink::failed("make a network namespace", io::Error::from(source).into())
-            };
+            let no_namespace =
+                |source: nix::Error| netlink::failed("make a network namespace", source.into());
             unshare(CloneFlags::CLONE_NEWNET).map_err(no_namespace)?;
             let own = Some("/proc/thread-self/ns/net");
             let nothing = None::<&str>;
             mount(own, &path, nothing, MsFlags::MS_BIND, nothing).map_err(no_namespace)?;
-            netlink::here(async |netlink| adapter::loopback_up(&netlink).await)
+            loopback_up().map_err(|source| netlink::failed("bring lo up", source))
         };
         let made =
             on_a_thread(keep).and_then(|()| File::open(&path).map_err(failed("open", &path)));
@@ -69,10 +68,10 @@ impl Space {
     pub fn take(&self, device: &Device, plan: &mut Plan) -> Result<(), NetworkError> {
         let target = self.namespace.as_raw_fd();
         let mut sent = false;
-        let configured = netlink::in_both(self.namespace.as_fd(), async |home, there| {
-            adapter::send(&home, device, &plan.name, target).await?;
+        let configured = netlink::in_both(self.namespace.as_fd(), |home, there| {
+            adapter::send(home, device, &plan.name, target)?;
             sent = true;
-            adapter::configure(&there, plan, LEASE_TIMEOUT).await
+            adapter::configure(there, plan, LEASE_TIMEOUT)
         });
         if sent && configured.is_err() {
             // The host unplugs it next, wherever it is; the first error is what counts.
@@ -84,17 +83,17 @@ impl Space {
     /// Asks for more of a lease, on a device of this namespace.
     pub fn renew(&self, plan: &Plan, lease: &Lease, anyone: bool) -> Result<Answer, NetworkError> {
         let failed =
-            |e: io::Error| netlink::failed(format!("renew the address of {}", plan.name), e.into());
-        self.run(async |_| {
+            |e: io::Error| netlink::failed(format!("renew the address of {}", plan.name), e);
+        self.run(|_| {
             dhcp::renew(&plan.name, plan.mac, lease, anyone, ANSWER_TIMEOUT).map_err(failed)
         })
     }
 
     /// Takes a lease away from a device of this namespace and asks for another, which goes into `plan`.
     pub fn lease_anew(&self, old: &Plan, plan: &mut Plan) -> Result<(), NetworkError> {
-        self.run(async |netlink| {
-            adapter::strip(&netlink, old).await?;
-            adapter::configure(&netlink, plan, ANEW_TIMEOUT).await
+        self.run(|netlink| {
+            adapter::strip(netlink, old)?;
+            adapter::configure(netlink, plan, ANEW_TIMEOUT)
         })
     }
 
@@ -106,7 +105,7 @@ impl Space {
             path: "/proc/self/ns/net".into(),
             source,
         })?;
-        self.run(async |netlink| adapter::send_back(&netlink, plan, home.as_raw_fd()).await)
+        self.run(|netlink| adapter::send_back(netlink, plan, home.as_raw_fd()))
     }
 
     /// Lets go of the namespace: it ends with the last process in it.
@@ -114,12 +113,18 @@ impl Space {
         discard(&self.folder);
     }
 
-    fn run<T: Send, W>(&self, work: impl FnOnce(Handle) -> W + Send) -> Result<T, NetworkError>
-    where
-        W: Future<Output = Result<T, NetworkError>>,
-    {
+    fn run<T: Send>(
+        &self,
+        work: impl FnOnce(&mut Netlink) -> Result<T, NetworkError> + Send,
+    ) -> Result<T, NetworkError> {
         in_namespace(self.namespace.as_fd(), work)
     }
+}
+
+/// Brings `lo` up in the namespace this thread is in; the kernel then gives it 127.0.0.1 and ::1 by itself.
+pub fn loopback_up() -> io::Result<()> {
+    let any = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    crate::sys::interface_up(any.as_fd(), c"lo")
 }
 
 fn discard(folder: &Path) {

@@ -25,7 +25,7 @@ use nix::sys::signal::Signal;
 
 use super::errors;
 use super::{Agent, Process, started};
-use crate::container::request::{Create, Exec, Request};
+use crate::container::request::{Exec, Request};
 use crate::container::{self, is_valid_id, own_namespaces};
 use crate::process::streams::{self, AgentEnds, Wanted};
 use crate::process::terminal::Terminal;
@@ -88,7 +88,7 @@ impl Agent {
         let (workload, streams) = streams::make(wanted)?;
 
         self.join_network(id, &mut spec).await?;
-        let created = self.create_in_network(id, spec, process, &workload, streams).await;
+        let created = self.create_in_network(id, &spec, process, &workload, streams).await;
         if created.is_err() {
             self.leave_network(id).await;
         }
@@ -98,13 +98,15 @@ impl Agent {
     async fn create_in_network(
         &self,
         id: &str,
-        spec: Spec,
+        spec: &Spec,
         process: OciProcess,
         workload: &streams::WorkloadEnds,
         streams: AgentEnds,
     ) -> Result<Created, ServiceError> {
-        let blueprint = Blueprint::of(id, &spec);
-        let request = Request::Create(Box::new(Create { id: id.to_owned(), spec }));
+        let blueprint = Blueprint::of(id, spec);
+        container::lay_out(id, spec)
+            .map_err(|error| ServiceError::failed(format!("container {id}: {error:#}")))?;
+        let request = Request::Create { id: id.to_owned() };
         let [stdin, stdout, stderr] = &workload.descriptors;
         let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
         let launched = match self.launcher.run(&request, stdio, None).await {
@@ -114,6 +116,7 @@ impl Agent {
                     // What the helper had no time to undo; the first error is what counts.
                     drop(self.remove(id).await);
                 }
+                container::discard(&container::bundle(id));
                 return Err(errors::launch(&error));
             }
         };
