@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use libcontainer::container::Container;
 
-use super::{bundle, create, state};
+use super::{bundle, layout, state};
 
 /// Starts a container and runs its poststart hooks.
 pub fn start(id: &str) -> Result<()> {
@@ -17,6 +17,6 @@ pub fn delete(id: &str) -> Result<()> {
         let mut container = Container::load(state(id)).context("loading the container's state")?;
         container.delete(true).context("deleting the container")?;
     }
-    create::discard(&bundle(id));
+    layout::discard(&bundle(id));
     Ok(())
 }

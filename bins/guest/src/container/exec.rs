@@ -41,7 +41,7 @@ use nix::unistd::{
 
 use super::executor::become_program;
 use super::request::{Exec, Failure, FailureKind, ReplySocket};
-use super::{create, identity, spec};
+use super::{identity, layout, spec};
 use crate::sys::{self, Cloned, SingleThread};
 
 /// Starts the process; its pid has been reported when this returns in the helper.
@@ -153,7 +153,8 @@ fn confine(
     if process.terminal().unwrap_or(false) {
         make_terminal(&user, reply)?;
     } else if !own_users {
-        create::own_stdio(user.uid(), user.gid());
+        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        layout::own([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], (user.uid(), user.gid()));
     }
     let syscall = SyscallType::Linux.create_syscall();
     for limit in process.rlimits().iter().flatten() {

@@ -20,7 +20,7 @@ use crate::reaper::{Child, Reaper};
 use crate::sys;
 
 /// How long a helper may take before it is killed: a share behind a rootfs may never answer.
-const TIMEOUT: Duration = Duration::from_secs(120);
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How much of a helper's log becomes part of an error text.
 const LOG_LIMIT: usize = 4096;

@@ -7,6 +7,7 @@
 //! processes a helper leaves behind are children of the agent, which reaps them.
 //!
 //! ```text
+//!   agent: the specification settled, into its bundle ([`layout`])
 //!   agent ──spawn──▶ helper create ──libcontainer──▶ init   (waits on its notify socket)
 //!   agent ──spawn──▶ helper exec ──join, clone(PARENT)──▶ process   ([`exec`]: our own code)
 //!   agent ──spawn──▶ helper delete ──libcontainer──▶ no processes, no cgroup, no state
@@ -20,6 +21,7 @@ mod exec;
 mod executor;
 mod identity;
 pub mod launch;
+mod layout;
 pub mod request;
 mod spec;
 
@@ -37,11 +39,14 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::sys;
 use request::{Failure, FailureKind, Request, descriptor};
 
-pub use create::{discard, lay_out};
+pub use layout::{discard, lay_out, own, owner};
 pub use spec::{is_valid_id, own_namespaces};
 
 /// Where libcontainer keeps its state of each container.
 const STATE: &str = "/run/gcs/runtime";
+
+/// In a bundle, the socket on which a container's terminal is handed over.
+const CONSOLE: &str = "console.sock";
 
 /// Where the folders of containers are.
 const BUNDLES: &str = "/run/gcs/c";
@@ -105,7 +110,7 @@ fn run() -> Result<()> {
     let request: Request = serde_json::from_str(&text).context("understanding the request")?;
     let reply = request::ReplySocket::new(reply);
     let result = match request {
-        Request::Create { id } => create::create(&id, &reply),
+        Request::Create { id, terminal } => create::create(&id, terminal, &reply),
         Request::Start { id } => delete::start(&id).and_then(|()| Ok(reply.ready()?)),
         Request::Exec(request) => {
             let init = sys::inherited(descriptor::INIT).context("no init was handed over")?;

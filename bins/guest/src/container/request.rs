@@ -37,6 +37,8 @@ pub enum Request {
     Create {
         /// Its id, a plain file name.
         id: String,
+        /// Whether it gets a terminal.
+        terminal: bool,
     },
     /// Start a container that has hooks to run on the way.
     Start {

@@ -24,7 +24,9 @@ use libcontainer::oci_spec::runtime::{
 use nix::sys::signal::Signal;
 
 use super::errors;
+use super::modify::blocking;
 use super::{Agent, Process, started};
+use crate::container::launch::TIMEOUT;
 use crate::container::request::{Exec, Request};
 use crate::container::{self, is_valid_id, own_namespaces};
 use crate::process::streams::{self, AgentEnds, Wanted};
@@ -88,7 +90,10 @@ impl Agent {
         let (workload, streams) = streams::make(wanted)?;
 
         self.join_network(id, &mut spec).await?;
-        let created = self.create_in_network(id, &spec, process, &workload, streams).await;
+        let created = match lay_out(id, spec).await {
+            Ok(spec) => self.create_in_network(id, &spec, process, &workload, streams).await,
+            Err(error) => Err(error),
+        };
         if created.is_err() {
             self.leave_network(id).await;
         }
@@ -104,11 +109,13 @@ impl Agent {
         streams: AgentEnds,
     ) -> Result<Created, ServiceError> {
         let blueprint = Blueprint::of(id, spec);
-        container::lay_out(id, spec)
-            .map_err(|error| ServiceError::failed(format!("container {id}: {error:#}")))?;
-        let request = Request::Create { id: id.to_owned() };
+        let terminal = process.terminal().unwrap_or(false);
+        let request = Request::Create { id: id.to_owned(), terminal };
         let [stdin, stdout, stderr] = &workload.descriptors;
         let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        if let Some(owner) = container::owner(spec) {
+            container::own(stdio, owner);
+        }
         let launched = match self.launcher.run(&request, stdio, None).await {
             Ok(launched) => launched,
             Err(error) => {
@@ -261,6 +268,18 @@ impl Agent {
         });
         pid
     }
+}
+
+/// Settles a specification and puts it where the helper finds it, on a thread that a root on a share
+/// without a server can hold up: that one is left to it.
+async fn lay_out(id: &str, mut spec: Spec) -> Result<Spec, ServiceError> {
+    let its = id.to_owned();
+    let laid = blocking(move || match container::lay_out(&its, &mut spec) {
+        Ok(()) => Ok(spec),
+        Err(error) => Err(errors::layout(&error)),
+    });
+    let slow = format!("the root of container {id} is not read after {} s", TIMEOUT.as_secs());
+    tokio::time::timeout(TIMEOUT, laid).await.map_err(|_| ServiceError::failed(slow))?
 }
 
 /// What of a specification is needed later on.

@@ -10,7 +10,7 @@ use coracle_bridge::hresult::Hresult;
 use coracle_bridge::server::ServiceError;
 
 use crate::container::launch::{self, LaunchError};
-use crate::container::request::FailureKind;
+use crate::container::request::{Failure, FailureKind};
 
 /// The error with all its causes in one line.
 pub fn failed(error: &dyn Error) -> ServiceError {
@@ -19,13 +19,23 @@ pub fn failed(error: &dyn Error) -> ServiceError {
 
 /// The code of a helper's failure.
 pub fn launch(error: &LaunchError) -> ServiceError {
-    let hresult = match launch::kind(error) {
+    ServiceError::new(hresult(launch::kind(error)), chain(error))
+}
+
+/// The code of a container that was not laid out.
+pub fn layout(error: &anyhow::Error) -> ServiceError {
+    let failure = error.downcast_ref::<Failure>();
+    let kind = failure.map_or(FailureKind::Other, |failure| failure.kind);
+    ServiceError::new(hresult(kind), format!("{error:#}"))
+}
+
+fn hresult(kind: FailureKind) -> Hresult {
+    match kind {
         FailureKind::ProgramNotFound => Hresult::FILE_NOT_FOUND,
         FailureKind::ProgramNotExecutable => Hresult::ACCESS_DENIED,
         FailureKind::UserNotFound => Hresult::INVALID_ARGUMENT,
         FailureKind::Other => Hresult::FAIL,
-    };
-    ServiceError::new(hresult, chain(error))
+    }
 }
 
 /// The code of a program of the VM itself that did not start.
