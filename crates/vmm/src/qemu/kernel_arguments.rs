@@ -63,6 +63,8 @@ pub fn kernel_arguments(facts: &KernelFacts) -> String {
         Engine::Tcg => {
             // An emulated processor has not the faults of a real one, but pays for their cures.
             word("mitigations=off init_on_alloc=0");
+            // Else every page of a pipe is charged to its writer's group, and taken off again.
+            word("cgroup.memory=nokmem");
             if let Some(khz) = facts.tsc_khz {
                 word(&format!("tsc_early_khz={khz}"));
             }
@@ -128,7 +130,7 @@ mod tests {
             "8250.nr_uarts=1 console=ttyS0,115200 panic=-1 reboot=t quiet cryptomgr.notests \
              no_timer_check noreplace-smp random.trust_cpu=on rcupdate.rcu_expedited=1 \
              scsi_mod.scan=manual initcall_blacklist=shpcd_init swiotlb=noforce selinux=0 \
-             apparmor=0 mitigations=off init_on_alloc=0 tsc_early_khz=2100000"
+             apparmor=0 mitigations=off init_on_alloc=0 cgroup.memory=nokmem tsc_early_khz=2100000"
         );
     }
 
