@@ -1,5 +1,6 @@
 //! Cold boot and the first byte of a container, beside the bare VM, in turns.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -85,15 +86,22 @@ fn run_once(coracle: &Path, guest: &Path, root: &Path) -> Result<Run> {
     let out = child.wait_with_output()?;
     let said = String::from_utf8_lossy(&out.stderr);
     ensure!(read == 1 && out.status.success(), "coracle run failed: {said}");
-    let line = said.lines().find(|line| line.contains("\"timeline\"")).context("no timeline")?;
-    let value: serde_json::Value = serde_json::from_str(line)?;
-    let at = |phase: &str| {
-        value["timeline"]
-            .as_array()
-            .and_then(|phases| phases.iter().find(|p| p["phase"] == phase))
-            .and_then(|p| p["at_ms"].as_f64())
-            .with_context(|| format!("no phase {phase:?} in the timeline"))
-    };
+    let at = timeline(&said)?;
+    let at = |phase| at.get(phase).with_context(|| format!("no phase {phase:?} in the timeline"));
     let ready = Duration::from_secs_f64((at("agent")? - at("spawn")?) / 1000.0);
     Ok(Run { ready, first_byte })
+}
+
+/// When each phase ended, in milliseconds, by what `coracle run --timeline --format json` said.
+///
+/// # Errors
+/// It said none.
+pub fn timeline(said: &str) -> Result<BTreeMap<String, f64>> {
+    let line = said.lines().find(|line| line.contains("\"timeline\"")).context("no timeline")?;
+    let value: serde_json::Value = serde_json::from_str(line)?;
+    let phases = value["timeline"].as_array().context("no timeline")?;
+    let ended = |phase: &serde_json::Value| {
+        Some((phase["phase"].as_str()?.to_owned(), phase["at_ms"].as_f64()?))
+    };
+    Ok(phases.iter().filter_map(ended).collect())
 }
