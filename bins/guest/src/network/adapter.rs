@@ -142,13 +142,15 @@ fn mtu_of(name: &str) -> io::Result<u32> {
 
 /// By its address, since whoever has the container may have named it anew.
 fn with_address(netlink: &mut Netlink, mac: [u8; 6]) -> io::Result<Option<LinkMessage>> {
-    let is_it = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::Address(address) if address[..] == mac);
-    let links = netlink.list(Message::GetLink(LinkMessage::default()))?.into_iter();
-    let links = links.filter_map(|found| match found {
-        Message::NewLink(link) => Some(link),
+    let is_it = |link: &LinkMessage| {
+        let mut attributes = link.attributes.iter();
+        attributes.any(|it| matches!(it, LinkAttribute::Address(address) if address[..] == mac))
+    };
+    let all = netlink.list(Message::GetLink(LinkMessage::default()))?;
+    Ok(all.into_iter().find_map(|found| match found {
+        Message::NewLink(link) if is_it(&link) => Some(link),
         _ => None,
-    });
-    Ok({ links }.find(|link| link.attributes.iter().any(is_it)))
+    }))
 }
 
 fn address_of(index: u32, address: &IpNet) -> AddressMessage {
