@@ -65,7 +65,7 @@ impl Lab {
     pub fn run(&self, script: &str, limit: Duration) -> String {
         let kernel = Kernel::of_guest();
         let script = format!(
-            "set -eu\nexport HOME=/root CORACLE_ROOT=/tmp/lab CORACLE_NET=none HCSSHIM_TIMEOUT_SYSTEMSTART=300\nmkdir /tmp/lab\n\
+            "set -eu\nexport HOME=/root CORACLE_ROOT=/tmp/lab CORACLE_NET=none\nmkdir /tmp/lab\n\
              ln -s /run/lab/guest /tmp/lab/guest\n\
              coracle() {{ /run/lab/coracle \"$@\" 2> /tmp/stderr || {{ e=$?; cat /tmp/stderr; return $e; }}; }}\n\
              load() {{ modprobe -d /run/lab/kernel \"$1\"; }}\n{script}\n"

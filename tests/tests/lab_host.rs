@@ -57,7 +57,7 @@ ls /dev/vfio
 
 #[test]
 fn devices_of_the_host_go_to_the_guest_and_back_to_their_drivers() {
-    let said = Lab::with(&DEVICES).run(SCRIPT, Duration::from_secs(440));
+    let said = Lab::with(&DEVICES).run(SCRIPT, Duration::from_secs(280));
     let has = |line: &str| assert!(said.lines().any(|said| said == line), "no {line:?} in {said}");
     for line in ["before 05.0 ", "before 06.0 e1000", "before 1f.2 ahci"] {
         has(line);
