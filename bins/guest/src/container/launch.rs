@@ -19,7 +19,7 @@ use crate::process::program::OwnProgram;
 use crate::reaper::{Child, Reaper};
 use crate::sys;
 
-/// How long a helper may take before it is killed: a share behind a rootfs may never answer.
+/// How long a helper may take before it is killed, and the agent over a container's root: a share behind a rootfs may never answer.
 pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How much of a helper's log becomes part of an error text.

@@ -256,3 +256,16 @@ fn remove_rules(netlink: &mut Netlink, table: u32) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cards_mtu_is_asked_of_the_kernel_and_a_card_that_is_not_there_has_none() {
+        let told = std::fs::read_to_string("/sys/class/net/lo/mtu").unwrap();
+        assert_eq!(mtu_of("lo").unwrap().to_string(), told.trim());
+        assert_eq!(mtu_of("nowhere").unwrap_err().raw_os_error(), Some(libc::ENODEV));
+        assert_eq!(mtu_of("far-too-long-a-name").unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    }
+}
