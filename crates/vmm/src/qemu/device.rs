@@ -201,11 +201,27 @@ pub(crate) fn nic_backend(id: &DeviceId) -> String {
     format!("{id}.net")
 }
 
+/// What a guest sets in a card by a queue of its own. The host says what may come in and go out, a card has
+/// one pair of queues and is never migrated; but a guest's kernel would ask for each of them, and wait.
+const CONTROLS: [&str; 8] = [
+    "ctrl_vq",
+    "ctrl_rx",
+    "ctrl_rx_extra",
+    "ctrl_vlan",
+    "ctrl_mac_addr",
+    "ctrl_guest_offloads",
+    "guest_announce",
+    "mq",
+];
+
 pub(crate) fn nic_device(id: &DeviceId, mac: MacAddress, bus: &str, has_msi: bool) -> Value {
     let mut device = json!({
         "driver": "virtio-net-pci", "id": id.as_str(), "netdev": nic_backend(id),
         "mac": mac.to_string(), "bus": bus, "romfile": "",
     });
+    for control in CONTROLS {
+        device[control] = json!(false);
+    }
     if !has_msi {
         device["vectors"] = json!(0);
     }
