@@ -11,22 +11,43 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use coracle_guest_image::cpio;
+use coracle_vmm::accel::Engine;
+use coracle_vmm::qemu::{KernelFacts, host_tsc_khz, kernel_arguments};
 
 /// The byte the bare init writes.
 const READY: u8 = 0x06;
 
-/// The words of the kernel command line both sides share; the baseline is no slower
-/// for lack of a word that coracle found useful.
+/// The words of the kernel command line of baselines of streams and devices.
 pub const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests \
      no_timer_check noreplace-smp random.trust_cpu=on 8250.nr_uarts=1";
+
+/// Those of a baseline of boots: the very ones coracle gives its guests, so that it is no slower for lack of a
+/// word that coracle found useful.
+pub fn boot_words() -> String {
+    kernel_arguments(&KernelFacts {
+        engine: Engine::Tcg,
+        graphics: false,
+        verbose: false,
+        host_devices: false,
+        tsc_khz: host_tsc_khz(),
+    })
+}
 
 /// Boots a bare VM and returns how long its init took to say a byte.
 ///
 /// # Errors
 /// QEMU cannot be started, or the VM ended or was silent for 30 s.
 pub fn boot(vmlinux: &Path, initrd: &Path, memory_mib: u64) -> Result<Duration> {
+    until_ready(qemu(vmlinux, initrd, &boot_words(), memory_mib))
+}
+
+/// Starts a bare VM, waits for its byte and ends it: how long that byte took.
+///
+/// # Errors
+/// QEMU cannot be started, or the VM ended or was silent for 30 s.
+pub fn until_ready(mut qemu: Command) -> Result<Duration> {
     let started = Instant::now();
-    let mut child = qemu(vmlinux, initrd, KERNEL_WORDS, memory_mib)
+    let mut child = qemu
         .args(["-serial", "stdio"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

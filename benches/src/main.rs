@@ -4,6 +4,7 @@
 //! and the exit code is 1, but no other work depends on it.
 
 mod bare;
+mod blocks;
 mod boot;
 mod event;
 mod live;

@@ -169,6 +169,8 @@ fn networks_come_and_go_while_a_sandbox_runs() {
     // Seven more, the second with another MTU: eight cards, each its own network.
     a.run(&["net", "add", "@", "small,mtu=1400"]);
     assert!(a.sh("cat /sys/class/net/eth1/mtu").starts_with("1400"));
+    // Bit 17 (VIRTIO_NET_F_CTRL_VQ): a guest has nothing to ask of its card.
+    assert_eq!(a.sh("cut -c18 /sys/class/net/eth1/device/features"), "0\n");
     for n in 2..8 {
         a.run(&["net", "add", "@", &format!("n{n}")]);
     }

@@ -69,9 +69,16 @@ async fn a_further_process_joins_the_containers_user_namespace() {
 }
 
 #[tokio::test]
-async fn a_container_that_makes_the_disks_node_cannot_open_it() {
+async fn a_container_that_makes_the_disks_node_cannot_open_it_without_any_security_module() {
     let machine = Machine::boot().await;
     let (container, _init) = machine.sleeper("c", spec(WAIT)).await;
+    // Security modules without a policy are asked all the same, so there are none.
+    let modules = "mkdir /run/lsm && mount -t securityfs none /run/lsm && cat /run/lsm/lsm && umount /run/lsm";
+    let modules = machine.shell(modules).await;
+    let mut present: Vec<&str> = modules.stdout.trim().split(',').collect();
+    present.sort_unstable();
+    assert_eq!(present, ["capability", "landlock", "lockdown", "yama"], "{modules:?}");
+
     // The disk the container's own root comes from.
     let numbers = machine.shell("cat /sys/block/vda/dev").await.stdout;
     let numbers = numbers.trim().replace(':', " ");
