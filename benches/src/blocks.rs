@@ -20,7 +20,7 @@ const BLOCK: &[u8] = b"IN:";
 /// What QEMU is called, by us and by coracle.
 const QEMU: &str = "qemu-system-x86_64";
 
-/// One run without a network and one with, each over one boot of the bare VM.
+/// One run without a network and one with, both over one boot of the bare VM.
 ///
 /// # Errors
 /// A VM does not boot, or QEMU writes no log.
@@ -59,9 +59,12 @@ struct Place {
 impl Place {
     fn new() -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        // QEMU writes the log, under a user of its own.
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o777))?;
-        let log = dir.path().join("log");
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
+        // QEMU writes the log, under a user of its own; what is executed is not where that user may write.
+        let logs = dir.path().join("logs");
+        fs::create_dir(&logs)?;
+        fs::set_permissions(&logs, Permissions::from_mode(0o777))?;
+        let log = logs.join("log");
         let real = which(QEMU)?;
         let stand_in = dir.path().join(QEMU);
         // It is asked for its version as well, which is nothing to log.

@@ -79,7 +79,7 @@ fn omitted(engine: Engine) -> &'static [&'static str] {
     match engine {
         // A hot-plug driver for bridges, which only complains that ACPI's was there first.
         Engine::Kvm => &["shpcd_init"],
-        // And what takes an emulated processor long: names for the numbers in the formats of trace events
+        // And what takes an emulated processor long: numbers for the names in the formats of trace events
         // (50 ms), and keys to check the signatures of modules with, of which ours have none (20 ms).
         Engine::Tcg => &["shpcd_init", "trace_eval_init", "load_system_certificate_list"],
     }
