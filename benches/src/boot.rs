@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::table::{Budget, Row, Samples};
+use crate::table::{Budget, Row, Samples, middle};
 use crate::{bare, blocks};
 
 /// Memory of both sides, in MiB.
@@ -75,9 +75,7 @@ impl Side {
     /// The middle one of the ratios of all rounds: the machine changes its pace from minute to minute, and both
     /// sides of a round have the same.
     fn ratio(&self) -> f64 {
-        let mut sorted = self.ratios.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+        middle(&mut self.ratios.clone())
     }
 }
 

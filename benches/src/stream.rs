@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::live::Live;
 use crate::raw;
-use crate::table::{Budget, Row, Samples};
+use crate::table::{Budget, Row, Samples, middle};
 
 /// Blocks of 64 KiB each way.
 const BLOCKS: u32 = 2048;
@@ -62,11 +62,6 @@ pub async fn measure(coracle: &Path, guest: &Path) -> Result<Vec<Row>> {
     rows.push(signals(&live).await?);
     live.vm.close().await?;
     Ok(rows)
-}
-
-fn middle(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 async fn to_host(live: &Live, id: &str) -> Result<f64> {

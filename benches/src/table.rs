@@ -31,6 +31,12 @@ impl Samples {
     }
 }
 
+/// The middle one of some values, which are sorted by it; zero if there are none.
+pub fn middle(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
 /// Whether a budget is a ceiling or a floor.
 #[derive(Debug, Clone, Copy)]
 pub enum Budget {
