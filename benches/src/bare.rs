@@ -59,13 +59,15 @@ pub fn until_ready(mut qemu: Command) -> Result<Duration> {
     outcome
 }
 
-/// QEMU as lean as it gets, without devices.
+/// QEMU as lean as it gets, without devices. With room for a second processor, like ours: without it some
+/// notifications of devices are lost (docs/decisions/room-for-a-second-processor.md).
 pub fn qemu(vmlinux: &Path, initrd: &Path, words: &str, memory_mib: u64) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(["-machine", "q35,smm=off,hpet=off,usb=off,sata=off,vmport=off,smbus=off"])
-        .args(["-accel", "tcg", "-cpu", "max,-erms", "-smp", "1", "-bios", "qboot.rom"])
+        .args(["-accel", "tcg", "-cpu", "max,-erms", "-smp", "1,maxcpus=2"])
+        .args(["-bios", "qboot.rom"])
         .arg("-m")
         .arg(format!("{memory_mib}M"))
         .arg("-kernel")

@@ -37,7 +37,8 @@ pub struct VmConfig {
     pub run_dir: PathBuf,
     /// Virtual CPUs, 1 to 255.
     pub vcpus: u32,
-    /// Virtual CPUs the VM can have while it runs; fewer than [`VmConfig::vcpus`] means no more.
+    /// Virtual CPUs the VM can have while it runs; fewer than [`VmConfig::vcpus`] means no more. On an
+    /// emulated processor there is room for two at least.
     pub max_vcpus: u32,
     /// Guest memory.
     pub memory: Memory,

@@ -160,6 +160,30 @@ async fn what_qemu_says_before_it_gives_up_is_in_the_error() {
 }
 
 #[tokio::test]
+async fn a_locked_instruction_of_an_only_processor_is_translated_as_one() {
+    // `lock addw $0, (0)` where the processor begins, then `hlt`.
+    let mut firmware = vec![0xf4; 64 << 10];
+    firmware[0xfff0..0xfff6].copy_from_slice(&[0xf0, 0x83, 0x06, 0, 0, 0]);
+    let bench = bench();
+    std::fs::write(bench.path("firmware"), firmware).unwrap();
+    let log = bench.path("translated");
+    let word = |path: PathBuf| path.to_string_lossy().into_owned();
+    let mut config = bench.config();
+    config.extra_arguments = vec!["-bios".into(), word(bench.path("firmware"))];
+    config.extra_arguments.extend(["-d".into(), "op".into(), "-D".into(), word(log.clone())]);
+    let vm = bench.vmm().launch(config).await.unwrap();
+    vm.resume().await.unwrap();
+    eventually("what follows the instruction is translated", || {
+        std::fs::read_to_string(&log).is_ok_and(|ops| ops.contains("call hlt"))
+    });
+    // Else it is no barrier, and notifications of devices are lost.
+    let ops = std::fs::read_to_string(&log).unwrap();
+    assert!(ops.contains("atomic_add_fetch"), "{ops}");
+    vm.kill().await.unwrap();
+    vm.wait().await;
+}
+
+#[tokio::test]
 async fn every_kind_of_memory_is_accepted() {
     let bench = bench();
     let kinds: [fn(&mut VmConfig); 5] = [

@@ -57,7 +57,7 @@ impl Vm {
                 "-m",
                 "512",
                 "-smp",
-                "1",
+                "1,maxcpus=2",
             ])
             .arg("-kernel")
             .arg(files.join("vmlinux"))

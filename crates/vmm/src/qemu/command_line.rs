@@ -97,8 +97,14 @@ impl Line<'_> {
             "cpu",
             std::iter::once(processor).chain(features).collect::<Vec<_>>().join(","),
         );
-        if config.max_vcpus > config.vcpus {
-            self.option("smp", format!("{},maxcpus={}", config.vcpus, config.max_vcpus));
+        let most = match facts.engine {
+            Engine::Kvm => config.max_vcpus,
+            // A machine that can only ever have one is run without memory barriers, and loses
+            // notifications of its devices (docs/decisions/room-for-a-second-processor.md).
+            Engine::Tcg => config.max_vcpus.max(2),
+        };
+        if most > config.vcpus {
+            self.option("smp", format!("{},maxcpus={most}", config.vcpus));
         } else {
             self.option("smp", config.vcpus);
         }
