@@ -277,10 +277,12 @@ fn wait_for(place: &Place, address: &str) -> Result<()> {
 fn throughput(place: &Place, address: &str, more: &[&str]) -> Result<f64> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        let mut command = place.command("iperf3");
-        let told = command.args(["-c", address, "-t", "1", "-J"]).args(more);
+        // It would wait for ever for a VM whose network stands still.
+        let mut command = place.command("timeout");
+        let told = command.args(["15", "iperf3", "-c", address, "-t", "1", "-J"]).args(more);
         let told = told.stdin(Stdio::null()).output().context("cannot start iperf3")?;
-        let told: Value = serde_json::from_slice(&told.stdout).context("iperf3 says no JSON")?;
+        let told: Value = serde_json::from_slice(&told.stdout)
+            .with_context(|| format!("iperf3 gets no answer of {address}"))?;
         if let Some(bits) = told["end"]["sum_received"]["bits_per_second"].as_f64() {
             return Ok(bits / 1e6);
         }
