@@ -59,7 +59,7 @@ pub struct VmConfig {
     pub paused: bool,
     /// Byte channels to the guest, each on a controller of its own.
     pub serial_ports: Vec<SerialPort>,
-    /// SCSI controllers, 0 to 4, named by number in [`Disk::controller`].
+    /// SCSI controllers, 0 to 4, named by number in [`crate::DiskPlace::Scsi`].
     pub scsi_controllers: u32,
     /// Disks there from the start.
     pub disks: Vec<Disk>,

@@ -62,7 +62,7 @@ pub trait Vm: Send + Sync {
     /// ones, and none is ever taken away.
     ///
     /// # Errors
-    /// [`VmmError::TooManyCpus`] beyond [`VmConfig::max_vcpus`].
+    /// [`VmmError::TooManyCpus`] beyond [`VmConfig::max_vcpus`], which an emulated VM takes for two at least.
     async fn add_vcpus(&self, wanted: u32) -> Result<(), VmmError>;
 
     /// Gives the VM so much memory beyond what it was made with, or takes it back, and waits at most
