@@ -5,9 +5,10 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use coracle_bridge::channel::{AREA_BYTES, AREA_FILE};
 use coracle_tests::Place;
 use coracle_tests::place::{guest_dir, text};
 
@@ -66,27 +67,44 @@ fn sixty_four_mebibytes_go_through_cat_unchanged() {
         chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
     }
     let mut child = place
-        .coracle(["run", "-i", "--", "cat"])
+        .coracle(["run", "--accel", "tcg", "-i", "--", "cat"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let mut stdout = child.stdout.take().unwrap();
-    let output = std::thread::scope(|scope| {
-        let reader = scope.spawn(move || {
-            let mut output = Vec::new();
-            stdout.read_to_end(&mut output).unwrap();
-            output
-        });
+    let mut output = vec![0; input.len()];
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| stdout.read_exact(&mut output).unwrap());
         stdin.write_all(&input).unwrap();
-        drop(stdin);
-        reader.join().unwrap()
+        reader.join().unwrap();
     });
-    assert!(child.wait().unwrap().success());
-    assert_eq!(output.len(), input.len());
     assert!(output == input, "the bytes differ");
+    let area = find(place.root(), AREA_FILE)
+        .expect("the folder for temporary files is on tmpfs, ext4 or XFS");
+    let carried = std::fs::read(area).unwrap();
+    for half in carried.chunks(AREA_BYTES / 2) {
+        assert!(
+            half.iter().any(|byte| *byte != 0),
+            "nothing went through the memory beside the port"
+        );
+    }
+    drop(stdin);
+    assert_eq!(stdout.read(&mut output).unwrap(), 0);
+    assert!(child.wait().unwrap().success());
     place.assert_nothing_left();
+}
+
+/// A file of this name beneath a folder.
+fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    std::fs::read_dir(folder).ok()?.flatten().find_map(|entry| {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        match entry.file_name() == name {
+            true => Some(entry.path()),
+            false => is_folder.then(|| find(&entry.path(), name)).flatten(),
+        }
+    })
 }
 
 #[test]

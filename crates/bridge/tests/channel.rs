@@ -3,8 +3,8 @@
 
 mod channel_common;
 
-use channel_common::{PATIENCE, pattern, start, start_keeper};
-use coracle_bridge::channel::{ChannelDir, ChannelError, keeper};
+use channel_common::{Channel, PATIENCE, pattern, start, start_keeper, start_with_area};
+use coracle_bridge::channel::{AREA_BYTES, AREA_FILE, ChannelDir, ChannelError, keeper};
 use coracle_bridge::port;
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -58,8 +58,21 @@ async fn a_dial_that_nobody_listens_for_is_refused() {
 
 #[tokio::test]
 async fn each_direction_of_64_mib_ends_on_its_own() {
+    carry_64_mib_each_way(&start().await).await;
+}
+
+#[tokio::test]
+async fn each_direction_of_64_mib_through_the_area_ends_on_its_own() {
+    let channel = start_with_area().await;
+    let area = channel.folder.path().join(AREA_FILE);
+    carry_64_mib_each_way(&channel).await;
+    let carried = std::fs::read(area).unwrap();
+    let (up, down) = carried.split_at(AREA_BYTES / 2);
+    assert!([up, down].iter().all(|half| half.iter().any(|byte| *byte != 0)), "nothing was placed");
+}
+
+async fn carry_64_mib_each_way(channel: &Channel) {
     const LEN: usize = 64 << 20;
-    let channel = start().await;
     let listener = channel.dir.listen(PORT).unwrap();
     let (host, guest) = tokio::join!(listener.accept(), channel.guest.dial(PORT));
     let (mut host, mut guest) = (host.unwrap(), guest.unwrap());

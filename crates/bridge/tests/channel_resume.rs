@@ -6,7 +6,9 @@ mod faulty;
 #[path = "channel_common/flow.rs"]
 mod flow;
 
-use coracle_bridge::channel::{ChannelDir, ChannelStream, GuestChannel, keeper};
+use coracle_bridge::channel::{
+    AREA_BYTES, AREA_FILE, ChannelDir, ChannelStream, GuestChannel, SharedArea, keeper,
+};
 use faulty::{Faults, FaultyPort};
 use flow::Flow;
 use std::io;
@@ -14,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::time::{sleep, timeout};
@@ -25,9 +28,9 @@ const SINK: u32 = 2;
 const CHECKED: usize = 96 * 1024;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn faulty_port(folder: &Path, name: &str, faults: &Arc<Faults>) -> Box<FaultyPort> {
+fn faulty_port(folder: &Path, name: &str, faults: &Arc<Faults>) -> FaultyPort {
     let listener = UnixListener::bind(folder.join(name)).unwrap();
-    Box::new(FaultyPort::new(listener, Arc::clone(faults)))
+    FaultyPort::new(listener, Arc::clone(faults))
 }
 
 /// Streams that the guest still serves, and flows it found damaged.
@@ -110,10 +113,25 @@ async fn transfer(dir: &ChannelDir, seed: u64, whole: impl Fn()) {
 #[tokio::test]
 async fn every_session_is_whole_however_keepers_die() {
     let folder = tempfile::tempdir().unwrap();
+    kill_keepers(&folder, |port| port).await;
+}
+
+#[tokio::test]
+async fn every_session_through_an_area_is_whole_however_keepers_die() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(AREA_FILE);
+    std::fs::File::create(&path).unwrap().set_len(AREA_BYTES as u64).unwrap();
+    kill_keepers(&folder, |port| port.with_area(SharedArea::of_file(&path))).await;
+    let carried = std::fs::read(path).unwrap();
+    let (up, down) = carried.split_at(AREA_BYTES / 2);
+    assert!([up, down].iter().all(|half| half.iter().any(|byte| *byte != 0)), "nothing was placed");
+}
+
+async fn kill_keepers(folder: &TempDir, finish: impl FnOnce(FaultyPort) -> FaultyPort) {
     let faults = Arc::new(Faults::default());
     let control = faulty_port(folder.path(), "control.sock", &Arc::default());
-    let streams = faulty_port(folder.path(), "streams.sock", &faults);
-    let channel = GuestChannel::open(control, streams);
+    let streams = finish(faulty_port(folder.path(), "streams.sock", &faults));
+    let channel = GuestChannel::open(Box::new(control), Box::new(streams));
     let counts = Arc::new(Counts::default());
     let server = tokio::spawn(serve(channel, Arc::clone(&counts)));
     let dir = ChannelDir::new(folder.path());

@@ -7,7 +7,7 @@ use std::{fmt, path::PathBuf};
 
 use uuid::Uuid;
 
-use crate::device::{Disk, Pmem, SerialPort};
+use crate::device::{Disk, Pmem, SerialPort, SharedMemory};
 
 /// A number of mebibytes (2^20 bytes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +59,8 @@ pub struct VmConfig {
     pub paused: bool,
     /// Byte channels to the guest, each on a controller of its own.
     pub serial_ports: Vec<SerialPort>,
+    /// Memory that guest and host have in common, where it is of use.
+    pub shared_memory: Option<SharedMemory>,
     /// SCSI controllers, 0 to 4, named by number in [`crate::DiskPlace::Scsi`].
     pub scsi_controllers: u32,
     /// Disks there from the start.
@@ -106,6 +108,7 @@ impl VmConfig {
             io_thread: false,
             paused: false,
             serial_ports: Vec::new(),
+            shared_memory: None,
             scsi_controllers: 1,
             disks: Vec::new(),
             pmem: Vec::new(),

@@ -182,6 +182,18 @@ pub struct Pmem {
     pub read_only: bool,
 }
 
+/// Memory of the host that the guest finds as a PCI device of nothing but memory (`ivshmem-plain`).
+///
+/// It is there where guest code is emulated and the path is on a tmpfs, ext4 or XFS with room for it, and else
+/// the VM goes without: under KVM the guest's kernel would map it uncached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedMemory {
+    /// Where its file is made.
+    pub path: PathBuf,
+    /// Size in bytes, a power of two.
+    pub bytes: u64,
+}
+
 /// A virtio network card.
 #[derive(Debug)]
 pub struct Nic {

@@ -33,7 +33,7 @@ mod vm;
 pub use config::{Accel, Boot, Cgroup, Lock, Memory, MemoryBacking, MiB, Throttle, User, VmConfig};
 pub use device::{
     Device, DeviceId, Disk, DiskCache, DiskFormat, DiskPlace, MacAddress, Nic, NicSource, Pmem,
-    SerialPort, Share, UserNetwork,
+    SerialPort, Share, SharedMemory, UserNetwork,
 };
 pub use error::VmmError;
 pub use identity::VmIdentity;

@@ -210,8 +210,8 @@ async fn serve(prepared: Prepared, program: OwnProgram, log: Log, streams: Handl
     let channel = match carrier {
         Carrier::Vsock(port) => GuestChannel::open_one_on(Box::new(port), &streams),
         Carrier::VirtioSerial => {
-            let [control, others] =
-                [CONTROL_PORT, STREAMS_PORT].map(|name| Box::new(VirtioPort::new(name)));
+            let control = Box::new(VirtioPort::new(CONTROL_PORT));
+            let others = Box::new(VirtioPort::new(STREAMS_PORT).with_area());
             GuestChannel::open_on(control, others, &streams)
         }
     };

@@ -6,6 +6,7 @@
 //! in for it where there is no VM: it listens as QEMU does and keeps one end open for the guest while
 //! clients come and go.
 
+use super::area::GuestArea;
 use rustix::fs::{Mode, OFlags};
 use std::fs;
 use std::io;
@@ -13,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -37,6 +39,11 @@ pub trait PortDevice: Send + 'static {
         true
     }
 
+    /// Memory that guest and host have in common, for what is too large to go through the port.
+    fn area(&self) -> Option<SharedArea> {
+        None
+    }
+
     /// Until another host is there than that of the open port, which then is of no use any more. Cancel
     /// safe. A port that all hosts share never tells.
     fn superseded(&mut self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -44,10 +51,24 @@ pub trait PortDevice: Send + 'static {
     }
 }
 
+/// Memory that guest and host have in common, beside a port. It is looked for when it is first of use, and may
+/// not be there.
+#[derive(Clone, Debug)]
+pub struct SharedArea(pub(super) Arc<GuestArea>);
+
+impl SharedArea {
+    /// A file of [`AREA_BYTES`](super::AREA_BYTES), where there is no VM.
+    #[must_use]
+    pub fn of_file(path: impl Into<PathBuf>) -> Self {
+        SharedArea(GuestArea::of_file(path.into()))
+    }
+}
+
 /// A port of the kernel's `virtio_console` driver, by name.
 #[derive(Debug)]
 pub struct VirtioPort {
     name: String,
+    area: Option<SharedArea>,
     sys: PathBuf,
     dev: PathBuf,
 }
@@ -69,7 +90,14 @@ impl VirtioPort {
         sys: impl Into<PathBuf>,
         dev: impl Into<PathBuf>,
     ) -> Self {
-        VirtioPort { name: name.into(), sys: sys.into(), dev: dev.into() }
+        VirtioPort { name: name.into(), area: None, sys: sys.into(), dev: dev.into() }
+    }
+
+    /// The same beside the memory of the VM's `ivshmem-plain` device, if it has one.
+    #[must_use]
+    pub fn with_area(mut self) -> Self {
+        self.area = Some(SharedArea(GuestArea::of_device(self.sys.clone())));
+        self
     }
 
     /// The port's folder in sysfs.
@@ -117,6 +145,10 @@ impl PortDevice for VirtioPort {
         }
         Ok(())
     }
+
+    fn area(&self) -> Option<SharedArea> {
+        self.area.clone()
+    }
 }
 
 /// A port without a VM: clients connect to a unix socket, one at a time, and the guest's end is a
@@ -124,6 +156,7 @@ impl PortDevice for VirtioPort {
 #[derive(Debug)]
 pub struct SocketPort {
     guest: StdUnixStream,
+    area: Option<SharedArea>,
     relay: JoinHandle<()>,
 }
 
@@ -138,7 +171,14 @@ impl SocketPort {
         host.set_nonblocking(true)?;
         let host = UnixStream::from_std(host)?;
         let relay = tokio::spawn(relay(listener, host));
-        Ok(SocketPort { guest, relay })
+        Ok(SocketPort { guest, area: None, relay })
+    }
+
+    /// The same beside an area.
+    #[must_use]
+    pub fn with_area(mut self, area: SharedArea) -> Self {
+        self.area = Some(area);
+        self
     }
 }
 
@@ -155,6 +195,10 @@ impl PortDevice for SocketPort {
 
     fn rebind(&mut self) -> io::Result<()> {
         Ok(())
+    }
+
+    fn area(&self) -> Option<SharedArea> {
+        self.area.clone()
     }
 }
 

@@ -21,7 +21,7 @@ use super::device::PortDevice;
 use super::handshake::{Nonce, await_hello, want, welcome};
 use super::link::{End, Link};
 use super::mux::outflow::Side;
-use super::mux::{ChannelStream, Incoming, Limits, Mux};
+use super::mux::{Area, ChannelStream, Incoming, Limits, Mux};
 use super::port_io::PortIo;
 use super::record::Intake;
 use crate::port;
@@ -175,7 +175,8 @@ impl Lane {
         runtime: &Handle,
     ) -> Self {
         let (publish, session) = watch::channel(None);
-        let driver = Driver { publish, incoming, limits, sessions: 0, unheard: 0 };
+        let area = device.area().map_or(Area::None, |area| Area::Guest(area.0));
+        let driver = Driver { publish, incoming, limits, area, sessions: 0, unheard: 0 };
         Lane { session, task: runtime.spawn(driver.run(device)) }
     }
 
@@ -208,6 +209,7 @@ struct Driver {
     publish: watch::Sender<Option<Arc<Mux>>>,
     incoming: mpsc::Sender<Incoming>,
     limits: Limits,
+    area: Area,
     /// Since the driver was bound.
     sessions: u32,
     /// HELLOs since the last READY.
@@ -281,7 +283,8 @@ impl Driver {
     /// One session, from the answer to its end.
     async fn stand(&mut self, port: &mut PortIo, intake: &mut Intake, nonce: Nonce) -> End {
         let first = Some(welcome(nonce));
-        let mux = Mux::new(Side::Guest, self.limits, first, self.incoming.clone());
+        let mux =
+            Mux::new(Side::Guest, self.limits, first, self.incoming.clone(), self.area.clone());
         let standing = Standing { mux: &mux, publish: &self.publish };
         let unheard = &mut self.unheard;
         let publish = &self.publish;

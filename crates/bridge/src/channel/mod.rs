@@ -8,7 +8,7 @@
 //! host but QEMU: no kernel module, no shared memory. They are poor byte pipes, though. They have no
 //! end of file, keep old bytes for the next client, lose the tail of what a dying one sent, and QEMU
 //! loses a descriptor for good whenever a client dies under back-pressure. Each layer here mends one
-//! of these:
+//! of these. An emulated VM has memory in common with its host beside them, for the larger pieces (`area`):
 //!
 //! ```text
 //!  host                                                            guest
@@ -34,6 +34,7 @@
 //! `ConnectionReset`; nothing of it is ever seen in the next. What must outlive a keeper (exit codes,
 //! the output of processes) is the business of the layers above.
 
+mod area;
 pub mod device;
 pub mod folder;
 pub mod guest;
@@ -45,7 +46,8 @@ mod port_io;
 pub mod record;
 mod sys;
 
-pub use device::{PortDevice, SocketPort, VirtioPort};
+pub use area::{AREA_BYTES, AREA_FILE};
+pub use device::{PortDevice, SharedArea, SocketPort, VirtioPort};
 pub use folder::{ChannelDir, ChannelError, ChannelListener};
 pub use guest::GuestChannel;
 pub use mux::ChannelStream;

@@ -7,7 +7,7 @@
 //! - A client that dies costs a descriptor; after 128 the way to the host is dead until the driver is
 //!   bound anew.
 
-use coracle_bridge::channel::PortDevice;
+use coracle_bridge::channel::{PortDevice, SharedArea};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -32,6 +32,7 @@ pub struct Faults {
 pub struct FaultyPort {
     guest: StdUnixStream,
     faults: Arc<Faults>,
+    area: Option<SharedArea>,
     relay: JoinHandle<()>,
 }
 
@@ -47,7 +48,13 @@ impl FaultyPort {
             outward: VecDeque::new(),
             random: 88_172_645_463_325_252,
         };
-        FaultyPort { guest, faults, relay: tokio::spawn(port.run(listener)) }
+        FaultyPort { guest, faults, area: None, relay: tokio::spawn(port.run(listener)) }
+    }
+
+    /// The same beside memory in common with the host, which has no faults.
+    pub fn with_area(mut self, area: SharedArea) -> Self {
+        self.area = Some(area);
+        self
     }
 }
 
@@ -66,6 +73,10 @@ impl PortDevice for FaultyPort {
         self.faults.rebinds.fetch_add(1, Ordering::Relaxed);
         self.faults.since_bind.store(0, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn area(&self) -> Option<SharedArea> {
+        self.area.clone()
     }
 }
 

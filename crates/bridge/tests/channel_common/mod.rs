@@ -1,7 +1,9 @@
 //! A channel without a VM: a keeper and a guest's end over sockets that stand in for QEMU's ports.
 #![allow(dead_code, unreachable_pub)]
 
-use coracle_bridge::channel::{ChannelDir, GuestChannel, SocketPort, keeper};
+use coracle_bridge::channel::{
+    AREA_BYTES, AREA_FILE, ChannelDir, GuestChannel, SharedArea, SocketPort, keeper,
+};
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -28,10 +30,26 @@ pub fn socket_port(path: &Path) -> Box<SocketPort> {
     Box::new(SocketPort::new(UnixListener::bind(path).unwrap()).unwrap())
 }
 
+/// The file that stands in for the memory a VM has in common with its host.
+pub fn area(folder: &Path) -> SharedArea {
+    let path = folder.join(AREA_FILE);
+    std::fs::File::create(&path).unwrap().set_len(AREA_BYTES as u64).unwrap();
+    SharedArea::of_file(path)
+}
+
 pub async fn start() -> Channel {
+    start_with(|_, port| port).await
+}
+
+/// The same with an area.
+pub async fn start_with_area() -> Channel {
+    start_with(|folder, port| Box::new(port.with_area(area(folder)))).await
+}
+
+async fn start_with(finish: impl FnOnce(&Path, Box<SocketPort>) -> Box<SocketPort>) -> Channel {
     let folder = tempfile::tempdir().unwrap();
     let control = socket_port(&folder.path().join("control.sock"));
-    let streams = socket_port(&folder.path().join("streams.sock"));
+    let streams = finish(folder.path(), socket_port(&folder.path().join("streams.sock")));
     let guest = GuestChannel::open(control, streams);
     let dir = ChannelDir::new(folder.path());
     let keeper = start_keeper(&dir).await;

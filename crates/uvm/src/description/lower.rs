@@ -4,11 +4,11 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use coracle_bridge::channel::{CONTROL_PORT, STREAMS_PORT};
+use coracle_bridge::channel::{AREA_BYTES, CONTROL_PORT, STREAMS_PORT};
 use coracle_vmm as vmm;
 use coracle_vmm::{
     DeviceId, Disk, DiskCache, DiskFormat, DiskPlace, Lock, MemoryBacking, MiB, SerialPort,
-    Throttle,
+    SharedMemory, Throttle,
 };
 use uuid::Uuid;
 
@@ -28,6 +28,8 @@ pub struct Surroundings<'a> {
     pub control_socket: PathBuf,
     /// The other one.
     pub streams_socket: PathBuf,
+    /// Where the file of their area is made, if they have one.
+    pub area: Option<PathBuf>,
     /// Disks that are there from power-on.
     pub cold_disks: &'a [ColdDisk],
     /// The user the VM runs as.
@@ -80,6 +82,7 @@ pub fn lower(
     config.free_page_reporting = topology.memory.enable_cold_discard_hint.unwrap_or(false);
     config.accel = description.coracle.accelerator;
     config.serial_ports = serial_ports(around)?;
+    config.shared_memory = around.area.clone().map(shared_memory);
     config.scsi_controllers = controllers;
     config.disks = disks(around.cold_disks, around.disk_cache)?;
     config.pmem = devices.virtual_pmem.as_ref().map_or(Ok(Vec::new()), pmem)?;
@@ -152,6 +155,10 @@ fn serial_ports(around: &Surroundings<'_>) -> Result<Vec<SerialPort>, Descriptio
         Ok(SerialPort { id: device_id(id)?, name: name.to_owned(), socket: socket.clone() })
     };
     ports.into_iter().map(port).collect()
+}
+
+fn shared_memory(path: PathBuf) -> SharedMemory {
+    SharedMemory { path, bytes: AREA_BYTES as u64 }
 }
 
 /// Disks that are there from power-on hang on the PCI bus, where the guest has them soonest.

@@ -36,6 +36,7 @@ fn built(opts: &OptionsLcow) -> Result<VmConfig, DescriptionError> {
             run_dir: place.run_dir,
             control_socket: "/run/vm/control.sock".into(),
             streams_socket: "/run/vm/streams.sock".into(),
+            area: None,
             cold_disks: &opts.host.cold_disks,
             user: None,
             die_with_owner: true,

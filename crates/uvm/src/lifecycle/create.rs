@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
 
-use coracle_bridge::channel::{ChannelDir, ChannelListener};
+use coracle_bridge::channel::{AREA_FILE, ChannelDir, ChannelListener};
 use coracle_bridge::port;
 use coracle_vmm::accel;
 use coracle_vmm::qemu::{Qemu, host_tsc_khz};
@@ -216,6 +216,10 @@ fn surroundings<'a>(
         run_dir,
         control_socket: channel.path().join("control.sock"),
         streams_socket: channel.path().join("streams.sock"),
+        area: match opts.host.channel {
+            ChannelBacking::VirtioSerial => Some(channel.path().join(AREA_FILE)),
+            ChannelBacking::Vsock { .. } => None,
+        },
         cold_disks: &opts.host.cold_disks,
         user: opts.host.user,
         die_with_owner: opts.host.die_with_owner,

@@ -23,6 +23,8 @@ pub(super) struct Facts<'a> {
     pub(super) engine: Engine,
     /// Guest memory is to be locked, and may be.
     pub(super) lock: bool,
+    /// The memory in common with the host has been made.
+    pub(super) shared_memory: bool,
     /// What the files of the disks are, in the order of the configuration.
     pub(super) disks: &'a [FileKind],
     /// The number of a descriptor.
@@ -202,6 +204,11 @@ impl Line<'_> {
             self.device(&hub);
             self.device(&device::port_device(port));
         }
+        if let Some(memory) = config.shared_memory.as_ref().filter(|_| facts.shared_memory) {
+            let path = self.path(Descriptor::SharedMemory);
+            self.option("object", device::shared_memory(memory, &path));
+            self.device(&device::shared_memory_device());
+        }
         self.option("object", device::entropy(config));
         if config.io_thread {
             self.option("object", device::io_thread());
@@ -289,7 +296,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{DeviceId, Disk, DiskFormat, DiskPlace, MemoryBacking, Pmem, SerialPort, Throttle};
+    use crate::{
+        DeviceId, Disk, DiskFormat, DiskPlace, MemoryBacking, Pmem, SerialPort, SharedMemory,
+        Throttle,
+    };
 
     fn file() -> OwnedFd {
         File::open("/dev/null").unwrap().into()
@@ -309,6 +319,7 @@ mod tests {
             Descriptor::Initrd => 103,
             Descriptor::FirmwareCode => 104,
             Descriptor::FirmwareVariables => 105,
+            Descriptor::SharedMemory => 106,
             Descriptor::Port(i) => 110 + index(i),
             Descriptor::Disk(i) => 120 + index(i),
             Descriptor::Pmem(i) => 130 + index(i),
@@ -317,7 +328,8 @@ mod tests {
 
     fn line(config: &VmConfig, engine: Engine, lock: bool) -> String {
         let disks = vec![FileKind::Regular; config.disks.len()];
-        let facts = Facts { engine, lock, disks: &disks, number: &number };
+        let shared_memory = config.shared_memory.is_some();
+        let facts = Facts { engine, lock, shared_memory, disks: &disks, number: &number };
         let words = arguments(config, &facts).into_iter().map(|word| sorted(&word));
         words.collect::<Vec<_>>().join(" ").replace(" -", "\n-")
     }
@@ -357,6 +369,7 @@ mod tests {
             name: "coracle.control".into(),
             socket: "/run/x/control.sock".into(),
         }];
+        config.shared_memory = Some(SharedMemory { path: "/run/x/area".into(), bytes: 2 << 20 });
         assert_eq!(
             line(&config, Engine::Tcg, false),
             include_str!("../../tests/golden/plain.args").trim_end()
@@ -418,7 +431,13 @@ mod tests {
             cache: crate::DiskCache::default(),
         }];
         let disks = [FileKind::Regular];
-        let facts = Facts { engine: Engine::Tcg, lock: false, disks: &disks, number: &number };
+        let facts = Facts {
+            engine: Engine::Tcg,
+            lock: false,
+            shared_memory: false,
+            disks: &disks,
+            number: &number,
+        };
         let words = arguments(&config, &facts);
         assert!(words.contains(&"a=b,c,file=/etc/passwd".to_owned()));
         let device = words.iter().find(|word| word.contains("scsi-hd")).unwrap();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     DeviceId, Disk, DiskCache, DiskFormat, DiskPlace, MacAddress, MemoryBacking, PciSource, Pmem,
-    SerialPort, Throttle, VmConfig, VmmError, qmp::command::HotpluggableCpu,
+    SerialPort, SharedMemory, Throttle, VmConfig, VmmError, qmp::command::HotpluggableCpu,
 };
 
 /// The object that limits all disks together.
@@ -290,6 +290,18 @@ pub(crate) fn pmem_device(id: &DeviceId, bus: &str) -> Value {
     json!({
         "driver": "virtio-pmem-pci", "id": id.as_str(), "memdev": pmem_memory_id(id), "bus": bus,
     })
+}
+
+/// The memory in common with the host: a file, by a path that leads to a descriptor.
+pub(crate) fn shared_memory(memory: &SharedMemory, path: &str) -> Value {
+    json!({
+        "qom-type": "memory-backend-file", "id": "vm.area", "size": memory.bytes,
+        "mem-path": path, "share": true,
+    })
+}
+
+pub(crate) fn shared_memory_device() -> Value {
+    json!({"driver": "ivshmem-plain", "id": "vm.shared", "memdev": "vm.area", "bus": "pcie.0"})
 }
 
 pub(crate) fn port_hub_id(id: &DeviceId) -> String {

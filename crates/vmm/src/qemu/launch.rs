@@ -25,7 +25,7 @@ use super::{
     Qemu, boot_file,
     check::check,
     command_line::{self, Facts},
-    device, firmware,
+    device, firmware, shared_memory,
 };
 use crate::{
     Accel, Boot, ExitReason, Lock, User, VmConfig, VmIdentity, VmmError,
@@ -43,6 +43,7 @@ pub(super) enum Descriptor {
     Control,
     Console,
     Port(usize),
+    SharedMemory,
     Kernel,
     Initrd,
     FirmwareCode,
@@ -165,6 +166,19 @@ fn prepare(
         debris.sockets.push(path.to_owned());
         descriptors.insert(descriptor, listener);
     }
+    if let Some(memory) = config.shared_memory.as_ref().filter(|_| engine == Engine::Tcg) {
+        qemu.effects.announce("launch.memory")?;
+        match shared_memory::make(memory, config.user) {
+            Ok(file) => {
+                debris.sockets.push(memory.path.clone());
+                descriptors.insert(Descriptor::SharedMemory, file);
+            }
+            Err(error) => {
+                let path = memory.path.display();
+                tracing::debug!(%error, %path, "no memory in common with the guest");
+            }
+        }
+    }
     let mut cgroups = Vec::new();
     if let Some(group) = &config.cgroup {
         qemu.effects.announce("launch.cgroup")?;
@@ -187,7 +201,8 @@ fn prepare(
             other => descriptors.get(&other).map_or(-1, AsRawFd::as_raw_fd),
         }
     };
-    let facts = Facts { engine, lock, disks: &kinds, number: &number };
+    let shared_memory = descriptors.contains_key(&Descriptor::SharedMemory);
+    let facts = Facts { engine, lock, shared_memory, disks: &kinds, number: &number };
     let arguments = command_line::arguments(&config, &facts);
     tracing::debug!(?program, ?arguments, "launch");
 

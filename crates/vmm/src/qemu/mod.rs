@@ -14,6 +14,7 @@ pub(crate) mod device;
 mod firmware;
 mod kernel_arguments;
 mod launch;
+mod shared_memory;
 
 use std::path::PathBuf;
 

@@ -12,11 +12,12 @@
 //! is dead until the guest rebinds its driver, which it does when it has seen some more HELLOs. The
 //! first tries are quick, later ones patient, since a guest under load may only be slow.
 
+use super::super::area::HostArea;
 use super::super::folder;
 use super::super::handshake::{Nonce, greet};
 use super::super::link::{End, Link};
 use super::super::mux::outflow::Side;
-use super::super::mux::{Incoming, Limits, Mux};
+use super::super::mux::{Area, Incoming, Limits, Mux};
 use super::super::record::Intake;
 use super::way::Reached;
 use super::{Keeper, KeeperError};
@@ -46,6 +47,8 @@ pub(super) struct Lane {
     /// Through which the guest is dialled; none: it is behind the socket.
     vsock: Option<PathBuf>,
     guest_boots: bool,
+    /// The file of the area, if there is one.
+    area: Option<PathBuf>,
     limits: Limits,
     start: Duration,
     gone: Duration,
@@ -59,11 +62,29 @@ impl Lane {
             socket,
             vsock: config.vsock.clone(),
             guest_boots: config.guest_boots,
+            area: None,
             limits,
             start: config.start,
             gone: config.gone,
             handshake: config.handshake,
             publish: watch::Sender::new(None),
+        }
+    }
+
+    /// The same with an area at a path, where a VM may have it or not.
+    pub(super) fn with_area(self, path: PathBuf) -> Self {
+        Lane { area: Some(path), ..self }
+    }
+
+    /// The area for one session.
+    fn area(&self) -> Area {
+        let Some(path) = &self.area else { return Area::None };
+        match HostArea::open(path) {
+            Ok(area) => Area::Host(Arc::new(area)),
+            Err(error) => {
+                debug!(%error, path = %path.display(), "everything goes through the port");
+                Area::None
+            }
         }
     }
 
@@ -111,7 +132,7 @@ impl Lane {
         nonce: Nonce,
         incoming: &mpsc::Sender<Incoming>,
     ) -> End {
-        let mux = Mux::new(Side::Host, self.limits, None, incoming.clone());
+        let mux = Mux::new(Side::Host, self.limits, None, incoming.clone(), self.area());
         let standing = Standing { lane: self, mux: &mux };
         mux.announce();
         self.publish.send_replace(Some(Arc::clone(&mux)));

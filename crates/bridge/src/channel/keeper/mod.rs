@@ -20,6 +20,7 @@ mod lane;
 mod splice;
 mod way;
 
+use super::area::AREA_FILE;
 use super::folder::{self, ChannelDir, ChannelListener, VSOCK};
 use super::mux::{Incoming, Limits};
 use crate::port;
@@ -164,9 +165,10 @@ pub async fn run(config: Keeper, stop: impl Future<Output = ()>) -> Result<(), K
         .map_err(|source| KeeperError::Listen { path: config.dir.path().join(VSOCK), source })?;
     let (sender, mut incoming) = mpsc::channel(Limits::STREAMS.streams);
     let mut lanes = JoinSet::new();
-    let streams = Lane::new(&config, config.streams.clone(), Limits::STREAMS);
+    let mut streams = Lane::new(&config, config.streams.clone(), Limits::STREAMS);
     let mut sessions = dial::Sessions { control: streams.sessions(), streams: streams.sessions() };
     if config.vsock.is_none() {
+        streams = streams.with_area(config.dir.path().join(AREA_FILE));
         let control = Lane::new(&config, config.control.clone(), Limits::CONTROL);
         sessions.control = control.sessions();
         lanes.spawn(control.run(sender.clone()));

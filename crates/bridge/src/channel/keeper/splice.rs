@@ -5,11 +5,10 @@
 //! the guest go from the stream's queue straight to the socket, and the guest gets its window back
 //! only when they are there.
 
-use super::super::mux::ChannelStream;
+use super::super::mux::{ChannelStream, Piece};
 use super::super::record::MAX_PAYLOAD;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -62,7 +61,7 @@ pub(super) async fn splice(socket: UnixStream, stream: ChannelStream, scratch: &
             while !bytes.is_empty() {
                 socket.writable().await?;
                 let n = write(&socket, &bytes)?;
-                bytes.drain(..n);
+                bytes.advance(n);
                 stream.release(n);
             }
             stream.put_back(bytes);
@@ -97,8 +96,8 @@ fn poll_inward(
     }
 }
 
-fn write(socket: &UnixStream, bytes: &VecDeque<u8>) -> io::Result<usize> {
-    let (first, second) = bytes.as_slices();
+fn write(socket: &UnixStream, bytes: &Piece) -> io::Result<usize> {
+    let (first, second) = bytes.slices();
     let slices = [io::IoSlice::new(first), io::IoSlice::new(second)];
     match socket.try_write_vectored(&slices) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),

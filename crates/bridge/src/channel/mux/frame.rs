@@ -8,6 +8,7 @@
 //! DATA u8 | zeros | stream u32 | bytes …            data frame
 //! ```
 
+use crate::channel::area::Place;
 use thiserror::Error;
 
 /// Bytes before the data of a data frame.
@@ -24,6 +25,8 @@ const STOP: u8 = 0x06;
 const RESET: u8 = 0x07;
 const ACK: u8 = 0x08;
 const READY: u8 = 0x09;
+const PLACED: u8 = 0x0A;
+const GRANT: u8 = 0x0B;
 
 /// One stream of a session. The host opens odd ones, the guest even ones; none is used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,8 +51,12 @@ pub enum Frame<'a> {
     Reset(StreamId),
     /// All that the host has received in this session, in units of link cost.
     Ack(u64),
-    /// The host's first word: the session stands.
-    Ready,
+    /// The host's first word: the session stands. True: it reads what the guest places in the area.
+    Ready(bool),
+    /// Bytes, within the window, that lie in the area.
+    Placed(StreamId, Place),
+    /// The host may fill this slot of the area.
+    Grant(u32),
 }
 
 /// Why a payload is not a sequence of frames.
@@ -87,7 +94,9 @@ impl Frame<'_> {
             Frame::Stop(stream) => (STOP, stream, 0),
             Frame::Reset(stream) => (RESET, stream, 0),
             Frame::Ack(cost) => (ACK, StreamId(0), cost),
-            Frame::Ready => (READY, StreamId(0), 0),
+            Frame::Ready(has_area) => (READY, StreamId(0), u64::from(has_area)),
+            Frame::Placed(stream, place) => (PLACED, stream, place_value(place)),
+            Frame::Grant(slot) => (GRANT, StreamId(0), u64::from(slot)),
         };
         payload.extend_from_slice(&head(kind, stream));
         payload.extend_from_slice(&value.to_le_bytes());
@@ -103,6 +112,15 @@ pub fn data_head(stream: StreamId) -> [u8; DATA_HEAD] {
 fn head(kind: u8, stream: StreamId) -> [u8; DATA_HEAD] {
     let [a, b, c, d] = stream.0.to_le_bytes();
     [kind, 0, 0, 0, a, b, c, d]
+}
+
+fn place_value(place: Place) -> u64 {
+    u64::from(place.slot) << 32 | u64::from(place.len)
+}
+
+#[allow(clippy::cast_possible_truncation)] // the upper half, then the lower
+fn place(value: u64) -> Place {
+    Place { slot: (value >> 32) as u32, len: value as u32 }
 }
 
 /// The first frame of a payload and what follows it.
@@ -132,7 +150,10 @@ pub fn parse(payload: &[u8]) -> Result<(Frame<'_>, &[u8]), FrameError> {
         STOP => Frame::Stop(stream),
         RESET => Frame::Reset(stream),
         ACK => Frame::Ack(value),
-        READY => Frame::Ready,
+        // A host without an area says nothing about it.
+        READY => Frame::Ready(value != 0),
+        PLACED => Frame::Placed(stream, place(value)),
+        GRANT => Frame::Grant(narrow()?),
         unknown => return Err(FrameError::Kind(unknown)),
     };
     Ok((frame, rest))

@@ -9,6 +9,8 @@
 //! window == open (the sender may still send) + waiting (not yet read) + owed (read, not yet said)
 //! ```
 
+use super::piece::Piece;
+use crate::channel::area::Slot;
 use std::collections::VecDeque;
 use tokio::io::ReadBuf;
 
@@ -49,8 +51,10 @@ impl Pool {
         self.left += bytes;
     }
 
-    /// Keeps the memory of an emptied queue for the next, if it is worth it.
-    pub fn keep(&mut self, mut queue: VecDeque<u8>) {
+    /// Keeps the memory of a piece that has been read, if it is worth it.
+    pub fn keep(&mut self, piece: Piece) {
+        // A slot goes home.
+        let Piece::Bytes(mut queue) = piece else { return };
         if self.spares.len() < SPARES && queue.capacity() > BASE_WINDOW as usize {
             queue.clear();
             self.spares.push(queue);
@@ -65,7 +69,7 @@ pub struct Overrun;
 /// What a stream has received, and what it may receive.
 #[derive(Debug)]
 pub struct Inflow {
-    waiting: VecDeque<u8>,
+    waiting: VecDeque<Piece>,
     taken: u32,
     open: u32,
     owed: u32,
@@ -86,49 +90,73 @@ impl Inflow {
 
     /// Takes bytes in.
     pub fn receive(&mut self, bytes: &[u8], pool: &mut Pool) -> Result<(), Overrun> {
-        let len = u32::try_from(bytes.len()).map_err(|_| Overrun)?;
-        self.open = self.open.checked_sub(len).ok_or(Overrun)?;
-        if self.waiting.capacity() == 0
-            && bytes.len() > BASE_WINDOW as usize
-            && let Some(spare) = pool.spares.pop()
-        {
-            self.waiting = spare;
+        self.count(bytes.len())?;
+        if let Some(Piece::Bytes(last)) = self.waiting.back_mut() {
+            last.extend(bytes);
+            return Ok(());
         }
-        self.waiting.extend(bytes);
+        let mut queue = match bytes.len() > BASE_WINDOW as usize {
+            true => pool.spares.pop().unwrap_or_default(),
+            false => VecDeque::new(),
+        };
+        queue.extend(bytes);
+        self.waiting.push_back(Piece::Bytes(queue));
+        Ok(())
+    }
+
+    /// Takes the first `len` bytes of a slot in.
+    pub fn receive_slot(&mut self, slot: Slot, len: usize) -> Result<(), Overrun> {
+        self.count(len)?;
+        if len > 0 {
+            self.waiting.push_back(Piece::Slot { slot, from: 0, to: len });
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, len: usize) -> Result<(), Overrun> {
+        let len = u32::try_from(len).map_err(|_| Overrun)?;
+        self.open = self.open.checked_sub(len).ok_or(Overrun)?;
         Ok(())
     }
 
     /// Whether nothing waits to be read.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.iter().all(Piece::is_empty)
     }
 
     /// Bytes that wait to be read.
     #[cfg(test)]
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.waiting.iter().map(Piece::len).sum()
     }
 
     /// Copies out as much as fits and counts it as read.
     pub fn read(&mut self, into: &mut ReadBuf<'_>, pool: &mut Pool) {
-        let mut n = 0;
-        let (first, second) = self.waiting.as_slices();
-        for part in [first, second] {
-            let len = part.len().min(into.remaining());
-            into.put_slice(&part[..len]);
-            n += len;
+        let before = into.remaining();
+        while into.remaining() > 0
+            && let Some(piece) = self.waiting.front_mut()
+        {
+            let (first, second) = piece.slices();
+            let mut n = 0;
+            for part in [first, second] {
+                let len = part.len().min(into.remaining());
+                into.put_slice(&part[..len]);
+                n += len;
+            }
+            piece.advance(n);
+            if piece.is_empty()
+                && let Some(spent) = self.waiting.pop_front()
+            {
+                pool.keep(spent);
+            }
         }
-        if n == self.waiting.len() {
-            self.forget_waiting(pool);
-        } else {
-            self.waiting.drain(..n);
-        }
-        self.owed += u32::try_from(n).unwrap_or(u32::MAX);
+        self.owed += u32::try_from(before - into.remaining()).unwrap_or(u32::MAX);
     }
 
-    /// Takes everything that waits. It counts as read only when [`Inflow::release`] says so.
-    pub fn take(&mut self) -> VecDeque<u8> {
-        let taken = std::mem::take(&mut self.waiting);
+    /// Takes the first piece of what waits, which is empty if nothing does. It counts as read only when
+    /// [`Inflow::release`] says so.
+    pub fn take(&mut self) -> Piece {
+        let taken = self.waiting.pop_front().unwrap_or_default();
         self.taken += u32::try_from(taken.len()).unwrap_or(u32::MAX);
         taken
     }
@@ -159,14 +187,6 @@ impl Inflow {
     pub fn close(&mut self, pool: &mut Pool) {
         pool.give_back(self.window - BASE_WINDOW);
         self.window = BASE_WINDOW;
-        self.forget_waiting(pool);
-    }
-
-    /// An idle stream keeps no memory beyond a base window.
-    fn forget_waiting(&mut self, pool: &mut Pool) {
-        self.waiting.clear();
-        if self.waiting.capacity() > BASE_WINDOW as usize {
-            pool.keep(std::mem::take(&mut self.waiting));
-        }
+        self.waiting.drain(..).for_each(|piece| pool.keep(piece));
     }
 }

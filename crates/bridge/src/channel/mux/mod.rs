@@ -20,11 +20,15 @@
 pub(crate) mod frame;
 pub(crate) mod inflow;
 pub(crate) mod outflow;
+mod piece;
+mod places;
 mod state;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use piece::Piece;
+pub(crate) use places::Area;
 pub use stream::ChannelStream;
 
 use frame::{Frame, FrameError, StreamId};
@@ -76,6 +80,9 @@ pub(crate) enum MuxError {
     /// An acknowledgement of bytes that were not sent.
     #[error("the peer acknowledged {0}, which was not sent")]
     Ack(u64),
+    /// A slot of the area that is not the peer's to use.
+    #[error("the peer spoke of slot {0} of the area, which it may not use")]
+    Slot(u32),
     /// A peer that keeps opening and never reads its refusals.
     #[error("the peer has {0} unread refusals")]
     Flood(usize),
@@ -99,14 +106,15 @@ pub(crate) struct Mux {
 
 impl Mux {
     /// A session whose first record is `first` (already sealed). Streams the peer opens go to
-    /// `incoming`; when that is full they are refused.
+    /// `incoming`; when that is full they are refused. Larger pieces go through the `area`.
     pub(crate) fn new(
         side: Side,
         limits: Limits,
         first: Option<Vec<u8>>,
         incoming: mpsc::Sender<Incoming>,
+        area: Area,
     ) -> Arc<Self> {
-        let state = Mutex::new(State::new(side, limits, first));
+        let state = Mutex::new(State::new(side, limits, first, area));
         Arc::new(Mux { state, incoming })
     }
 
@@ -118,7 +126,8 @@ impl Mux {
     /// Says READY; the host does so once.
     pub(crate) fn announce(&self) {
         let mut state = self.lock();
-        state.out.push_urgent(Frame::Ready);
+        let reads = state.places.reads();
+        state.out.push_urgent(Frame::Ready(reads));
         state.wake_driver();
     }
 
@@ -158,7 +167,10 @@ impl Mux {
     /// The next record to send. Pending when there is none, or none may go now.
     pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Outgoing> {
         let mut state = self.lock();
-        let State { out, streams, pool, limits, .. } = &mut *state;
+        let State { out, streams, pool, limits, places, .. } = &mut *state;
+        while let Some(slot) = places.grant(cx) {
+            out.push_urgent(Frame::Grant(slot));
+        }
         let next = out.next(|id| {
             let stream = streams.get_mut(&id)?;
             stream.updating = false;
@@ -192,6 +204,7 @@ impl Mux {
             stream.wake();
         }
         state.out = Outflow::new(state.side, None);
+        state.places.end();
         state.waiting.clear();
     }
 }

@@ -12,8 +12,12 @@
 //! neither does a port die of 800 SIGKILLs of the client in mid-transfer if it is never rebound but for
 //! three unanswered greetings, which happened once, with three records as with six; the guest's
 //! rebind of the driver after 64 sessions stands behind both.
+//!
+//! Pieces in the area have only a small frame there; how many are under way is how many slots there are.
 
 use super::frame::{DATA_HEAD, Frame, SMALL, StreamId, data_head};
+use super::places::{Filled, Places, WORTH_PLACING};
+use crate::channel::area::{Place, Slot};
 use crate::channel::record::{HEADER, MAX_PAYLOAD};
 use std::collections::VecDeque;
 
@@ -26,6 +30,8 @@ const WRITE_COST: u64 = 1024;
 /// The host acknowledges no sooner than after this much cost, which is every third of the guest's
 /// largest records. Three of them still fit then, so nobody waits for ever.
 const ACK_EVERY: u64 = 96 * 1024;
+/// Nor after fewer pieces in the area than this, which is a quarter of those that can be under way.
+const ACK_PLACED: u32 = 4;
 /// Sent records kept for their memory.
 const SPARES: usize = 8;
 /// Shorter records are not worth keeping.
@@ -63,6 +69,8 @@ impl Side {
 enum Item {
     Small(Frame<'static>),
     Data(StreamId, Vec<u8>),
+    /// A piece in the area, and its length.
+    Placed(StreamId, Filled, usize),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +92,10 @@ pub struct Outflow {
     acked: u64,
     received: u64,
     reported: u64,
+    /// Pieces in the area received since the last acknowledgement.
+    placed: u32,
+    /// What the guest has placed and the host not acknowledged, by what had been sent with it.
+    under_way: VecDeque<(u64, Slot)>,
 }
 
 impl Outflow {
@@ -100,6 +112,8 @@ impl Outflow {
             acked: 0,
             received: 0,
             reported: 0,
+            placed: 0,
+            under_way: VecDeque::new(),
         }
     }
 
@@ -128,28 +142,77 @@ impl Outflow {
         self.urgent.push_back(Urgent::Window(stream));
     }
 
-    /// Queues data of a stream; it fills up the record before it first. There will be room for `more`
-    /// bytes that follow at once.
-    pub fn push_data(&mut self, stream: StreamId, mut data: &[u8], more: usize) {
+    /// Queues data of a stream; it fills up the record or the slot before it first. There will be room for
+    /// `more` bytes that follow at once.
+    pub fn push_data(&mut self, stream: StreamId, mut data: &[u8], more: usize, places: &Places) {
         self.bytes += data.len();
-        if let Some(Item::Data(last, record)) = self.queue.back_mut()
-            && *last == stream
-        {
-            let most = HEADER + DATA_HEAD + self.side.most_data();
-            let (head, tail) = data.split_at(data.len().min(most - record.len()));
-            record.extend_from_slice(head);
-            data = tail;
+        while !data.is_empty() {
+            let n = match self.fill_slot(stream, data) {
+                0 => self.push_slot(stream, data, more, places).unwrap_or_else(|| {
+                    match self.fill_record(stream, data) {
+                        0 => self.push_record(stream, data, more),
+                        n => n,
+                    }
+                }),
+                n => n,
+            };
+            data = &data[n..];
         }
-        if data.is_empty() {
-            return;
+    }
+
+    /// Fills up a slot that is last in the queue, if it is the stream's; how many bytes went there.
+    fn fill_slot(&mut self, stream: StreamId, data: &[u8]) -> usize {
+        match self.queue.back_mut() {
+            Some(Item::Placed(last, slot, len)) if *last == stream => {
+                let n = slot.write(*len, data).unwrap_or(0);
+                *len += n;
+                n
+            }
+            Some(Item::Data(..) | Item::Placed(..) | Item::Small(_)) | None => 0,
         }
-        let expected = (data.len() + more).min(self.side.most_data());
+    }
+
+    /// Queues a slot with as much as it takes, if there is one and it is worth it.
+    fn push_slot(
+        &mut self,
+        stream: StreamId,
+        data: &[u8],
+        more: usize,
+        places: &Places,
+    ) -> Option<usize> {
+        if data.len() + more < WORTH_PLACING {
+            return None;
+        }
+        let mut slot = places.take()?;
+        let n = slot.write(0, data).ok()?;
+        self.queue.push_back(Item::Placed(stream, slot, n));
+        Some(n)
+    }
+
+    /// The same for a record.
+    fn fill_record(&mut self, stream: StreamId, data: &[u8]) -> usize {
+        match self.queue.back_mut() {
+            Some(Item::Data(last, record)) if *last == stream => {
+                let most = HEADER + DATA_HEAD + self.side.most_data();
+                let n = data.len().min(most - record.len());
+                record.extend_from_slice(&data[..n]);
+                n
+            }
+            Some(Item::Data(..) | Item::Placed(..) | Item::Small(_)) | None => 0,
+        }
+    }
+
+    /// Queues as much as one record takes.
+    fn push_record(&mut self, stream: StreamId, data: &[u8], more: usize) -> usize {
+        let most = self.side.most_data();
+        let n = data.len().min(most);
         let mut record = self.spares.pop().unwrap_or_default();
-        record.reserve_exact(HEADER + DATA_HEAD + expected);
+        record.reserve_exact(HEADER + DATA_HEAD + (data.len() + more).min(most));
         record.resize(HEADER, 0);
         record.extend_from_slice(&data_head(stream));
-        record.extend_from_slice(data);
+        record.extend_from_slice(&data[..n]);
         self.queue.push_back(Item::Data(stream, record));
+        n
     }
 
     /// Takes a sent record back.
@@ -178,6 +241,12 @@ impl Outflow {
                 }
                 *of != stream
             }
+            Item::Placed(of, _, len) => {
+                if *of == stream {
+                    *bytes -= *len;
+                }
+                *of != stream
+            }
         });
         self.urgent.retain(|item| match item {
             Urgent::Window(of) | Urgent::Frame(Frame::Accept(of)) => *of != stream,
@@ -192,11 +261,19 @@ impl Outflow {
         self.ack_due()
     }
 
+    /// Counts a piece received in the area, as [`Outflow::count_received`] does a record.
+    pub fn count_placed(&mut self) -> bool {
+        self.placed = self.placed.saturating_add(1);
+        self.ack_due()
+    }
+
     /// Takes the host's acknowledgement. False when it acknowledges what was never sent.
     pub fn acknowledge(&mut self, cost: u64) -> bool {
         let sane = cost >= self.acked && cost <= self.sent;
         if sane {
             self.acked = cost;
+            let read = self.under_way.partition_point(|(sent, _)| *sent <= cost);
+            self.under_way.drain(..read);
         }
         sane
     }
@@ -208,7 +285,8 @@ impl Outflow {
     }
 
     fn ack_due(&self) -> bool {
-        self.side == Side::Host && self.received - self.reported >= ACK_EVERY
+        self.side == Side::Host
+            && (self.received - self.reported >= ACK_EVERY || self.placed >= ACK_PLACED)
     }
 
     fn may_send(&self, len: usize) -> bool {
@@ -224,40 +302,61 @@ impl Outflow {
         if let Some(record) = self.first.take() {
             return Some(Outgoing { record, sealed: true });
         }
+        let mut placed = Vec::new();
         let record = if self.ack_due() || !self.urgent.is_empty() {
             if !self.may_send(HEADER + PACK * SMALL) {
                 return None;
             }
             self.pack(&mut credit)
         } else {
-            let len = match self.queue.front()? {
-                Item::Small(_) => HEADER + SMALL,
-                Item::Data(_, record) => record.len(),
-            };
-            if !self.may_send(len) {
-                return None;
+            match self.queue.front()? {
+                Item::Data(_, record) if !self.may_send(record.len()) => return None,
+                Item::Data(..) => {}
+                Item::Small(_) | Item::Placed(..) if !self.may_send(HEADER + SMALL) => return None,
+                Item::Small(_) | Item::Placed(..) => {}
             }
             match self.queue.pop_front()? {
-                Item::Small(frame) => {
-                    let mut record = vec![0; HEADER];
-                    frame.put(&mut record);
-                    record
-                }
                 Item::Data(_, record) => {
                     self.bytes -= record.len() - HEADER - DATA_HEAD;
                     record
                 }
+                small => self.pack_queue(small, &mut placed),
             }
         };
         self.sent += cost(record.len());
+        self.under_way.extend(placed.into_iter().map(|slot| (self.sent, slot)));
         Some(Outgoing { record, sealed: false })
+    }
+
+    /// One small frame of the queue and those that follow it.
+    fn pack_queue(&mut self, first: Item, placed: &mut Vec<Slot>) -> Vec<u8> {
+        let mut record = Vec::with_capacity(HEADER + 2 * SMALL);
+        record.resize(HEADER, 0);
+        let mut next = Some(first);
+        while let Some(item) = next {
+            match item {
+                Item::Small(frame) => frame.put(&mut record),
+                Item::Placed(stream, slot, len) => {
+                    self.bytes -= len;
+                    let len = u32::try_from(len).unwrap_or_default();
+                    let place = Place { slot: u32::from(slot.number()), len };
+                    Frame::Placed(stream, place).put(&mut record);
+                    placed.extend(slot.sent());
+                }
+                Item::Data(..) => {}
+            }
+            let has_room =
+                record.len() < HEADER + PACK * SMALL && self.may_send(record.len() + SMALL);
+            next = self.queue.pop_front_if(|item| has_room && !matches!(item, Item::Data(..)));
+        }
+        record
     }
 
     fn pack(&mut self, credit: &mut impl FnMut(StreamId) -> Option<u32>) -> Vec<u8> {
         let mut record = Vec::with_capacity(HEADER + 2 * SMALL);
         record.resize(HEADER, 0);
         if self.ack_due() {
-            self.reported = self.received;
+            (self.reported, self.placed) = (self.received, 0);
             Frame::Ack(self.received).put(&mut record);
         }
         while record.len() < HEADER + PACK * SMALL

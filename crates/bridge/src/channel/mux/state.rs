@@ -5,7 +5,9 @@
 use super::frame::{self, Frame, StreamId};
 use super::inflow::{self, BASE_WINDOW, Inflow, Pool};
 use super::outflow::{Outflow, Side};
+use super::places::{Area, Placed, Places};
 use super::{Limits, MuxError};
+use crate::channel::area::Place;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::task::{Context, Poll, Waker};
@@ -93,6 +95,7 @@ pub(super) struct State {
     pub(super) streams: HashMap<StreamId, Stream>,
     pub(super) pool: Pool,
     pub(super) out: Outflow,
+    pub(super) places: Places,
     /// Streams whose writers wait for room in the queue, in order.
     pub(super) waiting: VecDeque<StreamId>,
     /// The link, when it has nothing to send.
@@ -101,7 +104,7 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(side: Side, limits: Limits, first: Option<Vec<u8>>) -> Self {
+    pub(super) fn new(side: Side, limits: Limits, first: Option<Vec<u8>>, area: Area) -> Self {
         State {
             side,
             limits,
@@ -113,6 +116,7 @@ impl State {
             streams: HashMap::new(),
             pool: Pool::new(limits.pool),
             out: Outflow::new(side, first),
+            places: Places::new(area),
             waiting: VecDeque::new(),
             driver: None,
             ended: false,
@@ -138,7 +142,12 @@ impl State {
             let (frame, rest) = frame::parse(payload)?;
             payload = rest;
             match frame {
-                Frame::Data(id, bytes) => self.on_data(id, bytes)?,
+                Frame::Data(id, bytes) => {
+                    self.places.on_data(bytes.len());
+                    self.on_data(id, bytes)?;
+                }
+                Frame::Placed(id, place) => self.on_placed(id, place)?,
+                Frame::Grant(slot) => self.places.on_grant(slot)?,
                 Frame::Open(id, port) => {
                     if self.on_open(id)? {
                         opened.push((id, port));
@@ -149,6 +158,7 @@ impl State {
                     if !self.out.acknowledge(cost) {
                         return Err(MuxError::Ack(cost));
                     }
+                    self.admit_writers();
                     self.wake_driver();
                 }
                 Frame::Accept(id) => self.with(id, |stream| {
@@ -167,7 +177,7 @@ impl State {
                     });
                 }
                 Frame::Reset(id) => self.on_reset(id),
-                Frame::Ready => {}
+                Frame::Ready(has_area) => self.places.on_ready(has_area),
             }
         }
         Ok(())
@@ -182,14 +192,25 @@ impl State {
 
     pub(super) fn on_data(&mut self, id: StreamId, bytes: &[u8]) -> Result<(), MuxError> {
         let State { streams, pool, .. } = self;
-        let Some(stream) = streams.get_mut(&id) else { return Ok(()) };
-        if stream.broken {
-            return Ok(());
-        }
-        if stream.receiving == Receiving::Ended {
-            return Err(MuxError::Overrun(id));
-        }
+        let Some(stream) = receiver(streams, id)? else { return Ok(()) };
         stream.inflow.receive(bytes, pool).map_err(|inflow::Overrun| MuxError::Overrun(id))?;
+        stream.wake_reader();
+        Ok(())
+    }
+
+    /// Data that lies in the area.
+    pub(super) fn on_placed(&mut self, id: StreamId, place: Place) -> Result<(), MuxError> {
+        if self.out.count_placed() {
+            self.wake_driver();
+        }
+        let State { streams, pool, places, .. } = self;
+        let placed = places.on_placed(place)?;
+        let Some(stream) = receiver(streams, id)? else { return Ok(()) };
+        let received = match placed {
+            Placed::Copy(bytes) => stream.inflow.receive(bytes, pool),
+            Placed::Slot(slot, len) => stream.inflow.receive_slot(slot, len),
+        };
+        received.map_err(|inflow::Overrun| MuxError::Overrun(id))?;
         stream.wake_reader();
         Ok(())
     }
@@ -258,8 +279,8 @@ impl State {
         id: StreamId,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let most = self.side.most_data();
-        let full = self.out.bytes() >= self.limits.queue;
+        let most = self.places.most_data(self.side);
+        let full = self.out.bytes() >= self.limits.queue || self.places.are_exhausted();
         let Some(stream) = self.streams.get_mut(&id) else { return Poll::Ready(Err(reset())) };
         if stream.broken {
             return Poll::Ready(Err(reset()));
@@ -285,7 +306,7 @@ impl State {
     pub(super) fn send(&mut self, id: StreamId, data: &[u8], more: usize) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.credit = stream.credit.saturating_sub(u32::try_from(data.len()).unwrap_or(u32::MAX));
-        self.out.push_data(id, data, more);
+        self.out.push_data(id, data, more, &self.places);
         self.wake_driver();
     }
 
@@ -336,6 +357,20 @@ impl State {
             }
         }
         self.wake_driver();
+    }
+}
+
+/// The stream that data is for, if anybody still wants it.
+fn receiver(
+    streams: &mut HashMap<StreamId, Stream>,
+    id: StreamId,
+) -> Result<Option<&mut Stream>, MuxError> {
+    let Some(stream) = streams.get_mut(&id).filter(|stream| !stream.broken) else {
+        return Ok(None);
+    };
+    match stream.receiving {
+        Receiving::Ended => Err(MuxError::Overrun(id)),
+        Receiving::Open => Ok(Some(stream)),
     }
 }
 

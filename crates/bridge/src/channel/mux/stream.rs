@@ -2,8 +2,8 @@
 
 use super::Mux;
 use super::frame::{Frame, StreamId};
+use super::piece::Piece;
 use super::state::{Receiving, Sending, State, register, reset};
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -21,7 +21,7 @@ pub struct ChannelStream {
     mux: Arc<Mux>,
     id: StreamId,
     /// Being lent to a buffered reader.
-    lent: VecDeque<u8>,
+    lent: Piece,
 }
 
 impl fmt::Debug for ChannelStream {
@@ -32,7 +32,7 @@ impl fmt::Debug for ChannelStream {
 
 impl ChannelStream {
     pub(super) fn new(mux: Arc<Mux>, id: StreamId) -> Self {
-        ChannelStream { mux, id, lent: VecDeque::new() }
+        ChannelStream { mux, id, lent: Piece::default() }
     }
 
     /// The number of the stream, unique in its session.
@@ -102,9 +102,9 @@ impl ChannelStream {
         self.mux.lock().shut(self.id)
     }
 
-    /// Takes all that has arrived, without a copy; nothing at the end of the stream. The peer gets
+    /// Takes the first of what has arrived, without a copy; nothing at the end of the stream. The peer gets
     /// room again by [`ChannelStream::release`].
-    pub(crate) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<io::Result<VecDeque<u8>>> {
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<io::Result<Piece>> {
         let mut state = self.mux.lock();
         let Some(stream) = state.streams.get_mut(&self.id) else {
             return Poll::Ready(Err(reset()));
@@ -120,8 +120,8 @@ impl ChannelStream {
     }
 
     /// Takes back what [`ChannelStream::poll_take`] gave, for its memory.
-    pub(crate) fn put_back(&self, queue: VecDeque<u8>) {
-        self.mux.lock().pool.keep(queue);
+    pub(crate) fn put_back(&self, piece: Piece) {
+        self.mux.lock().pool.keep(piece);
     }
 
     /// Says that `n` taken bytes have gone where they belong.
@@ -175,7 +175,7 @@ impl AsyncRead for ChannelStream {
         if self.lent.is_empty() {
             return self.poll_copy(cx, buf);
         }
-        let (first, _) = self.lent.as_slices();
+        let (first, _) = self.lent.slices();
         let length = first.len().min(buf.remaining());
         buf.put_slice(&first[..length]);
         self.consume(length);
@@ -190,13 +190,13 @@ impl AsyncBufRead for ChannelStream {
         if this.lent.is_empty() {
             this.lent = ready!(this.poll_take(cx))?;
         }
-        Poll::Ready(Ok(this.lent.as_slices().0))
+        Poll::Ready(Ok(this.lent.slices().0))
     }
 
     fn consume(self: Pin<&mut Self>, length: usize) {
         let this = self.get_mut();
         let length = length.min(this.lent.len());
-        this.lent.drain(..length);
+        this.lent.advance(length);
         this.release(length);
         if this.lent.is_empty() {
             let spent = std::mem::take(&mut this.lent);

@@ -4,6 +4,7 @@ use super::frame::{Frame, StreamId, parse};
 use super::inflow::BASE_WINDOW;
 use super::outflow::{LINK_WINDOW, Side, cost};
 use super::*;
+use crate::channel::area::Place;
 use crate::channel::record::HEADER;
 use futures::task::noop_waker;
 use proptest::prelude::*;
@@ -21,11 +22,15 @@ const LIMITS: Limits = Limits { streams: 6, window: 64 * 1024, pool: 96 * 1024, 
 
 impl Pair {
     fn new() -> Self {
+        Self::over(Area::None, Area::None)
+    }
+
+    fn over(host: Area, guest: Area) -> Self {
         let (host_sender, to_host) = mpsc::channel(LIMITS.streams);
         let (guest_sender, to_guest) = mpsc::channel(LIMITS.streams);
         Pair {
-            host: Mux::new(Side::Host, LIMITS, None, host_sender),
-            guest: Mux::new(Side::Guest, LIMITS, None, guest_sender),
+            host: Mux::new(Side::Host, LIMITS, None, host_sender, host),
+            guest: Mux::new(Side::Guest, LIMITS, None, guest_sender, guest),
             to_host,
             to_guest,
         }
@@ -243,6 +248,10 @@ fn frames_of_streams_nobody_knows_are_ignored() {
     receive(&pair.host, &late).unwrap();
 }
 
+mod area;
+
+use area::Memory;
+
 /// One thing that happens to one of the streams.
 #[derive(Clone, Debug)]
 enum Act {
@@ -313,9 +322,11 @@ proptest! {
 
     #[test]
     fn every_stream_carries_its_bytes_in_order_and_to_the_end(
-        acts in proptest::collection::vec(act(), 1..300)
+        acts in proptest::collection::vec(act(), 1..300),
+        with_area: bool,
     ) {
-        let mut pair = Pair::new();
+        let memory = Memory::new();
+        let mut pair = if with_area { memory.pair() } else { Pair::new() };
         let mut streams: Vec<_> = (0..4).map(|_| pair.open()).collect();
         let mut models: Vec<[Model; 2]> = (0..4).map(|_| Default::default()).collect();
         let bound = LIMITS.streams * BASE_WINDOW as usize + LIMITS.pool as usize;
@@ -366,6 +377,9 @@ proptest! {
         let state = pair.host.lock();
         prop_assert_eq!(state.streams.len(), 0);
         prop_assert_eq!(state.pool.left(), LIMITS.pool);
+        drop(state);
+        pair.guest.end();
+        prop_assert!(!with_area || memory.at_home() == Memory::ALL);
     }
 
     #[test]
@@ -373,7 +387,9 @@ proptest! {
         let id = StreamId(stream);
         let frames = [
             Frame::Open(id, value), Frame::Accept(id), Frame::Window(id, value), Frame::Eof(id),
-            Frame::Stop(id), Frame::Reset(id), Frame::Ack(ack), Frame::Ready,
+            Frame::Stop(id), Frame::Reset(id), Frame::Ack(ack), Frame::Ready(false),
+            Frame::Ready(true), Frame::Grant(value),
+            Frame::Placed(id, Place { slot: stream, len: value }),
             Frame::Data(id, &data),
         ];
         let mut payload = Vec::new();
