@@ -2,7 +2,7 @@
 //!
 //! [`VirtioPort`] is the real one: `/dev/vportNpM`, found by the name QEMU gave the port. It can be
 //! *rebound*: the kernel's driver lets go of the device and takes it again, which gives back the
-//! descriptors that QEMU loses when clients die (see [`super::mux::outflow`]). [`SocketPort`] stands
+//! descriptors that QEMU loses when clients die (see `mux::outflow`). [`SocketPort`] stands
 //! in for it where there is no VM: it listens as QEMU does and keeps one end open for the guest while
 //! clients come and go.
 

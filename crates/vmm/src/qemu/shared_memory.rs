@@ -20,8 +20,7 @@ pub(super) fn make(memory: &SharedMemory, user: Option<User>) -> io::Result<Owne
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = open(&memory.path, flags, Mode::RUSR | Mode::WUSR)?;
     let made = (|| {
-        let kind = i64::try_from(fstatfs(&file)?.f_type);
-        if !kind.is_ok_and(|kind| KEEPS.contains(&kind)) {
+        if !KEEPS.contains(&fstatfs(&file)?.f_type) {
             return Err(io::ErrorKind::Unsupported.into());
         }
         fallocate(&file, FallocateFlags::empty(), 0, memory.bytes)?;

@@ -67,8 +67,14 @@ impl Side {
 
 #[derive(Debug)]
 enum Item {
-    Small(Frame<'static>),
+    Short(Short),
     Data(StreamId, Vec<u8>),
+}
+
+/// What is one small frame, of which many fit one record.
+#[derive(Debug)]
+enum Short {
+    Frame(Frame<'static>),
     /// A piece in the area, and its length.
     Placed(StreamId, Filled, usize),
 }
@@ -129,7 +135,7 @@ impl Outflow {
 
     /// Queues a frame behind everything queued so far.
     pub fn push(&mut self, frame: Frame<'static>) {
-        self.queue.push_back(Item::Small(frame));
+        self.queue.push_back(Item::Short(Short::Frame(frame)));
     }
 
     /// Queues a frame before all others but urgent ones.
@@ -163,12 +169,12 @@ impl Outflow {
     /// Fills up a slot that is last in the queue, if it is the stream's; how many bytes went there.
     fn fill_slot(&mut self, stream: StreamId, data: &[u8]) -> usize {
         match self.queue.back_mut() {
-            Some(Item::Placed(last, slot, len)) if *last == stream => {
+            Some(Item::Short(Short::Placed(last, slot, len))) if *last == stream => {
                 let n = slot.write(*len, data).unwrap_or(0);
                 *len += n;
                 n
             }
-            Some(Item::Data(..) | Item::Placed(..) | Item::Small(_)) | None => 0,
+            Some(Item::Data(..) | Item::Short(_)) | None => 0,
         }
     }
 
@@ -185,7 +191,7 @@ impl Outflow {
         }
         let mut slot = places.take()?;
         let n = slot.write(0, data).ok()?;
-        self.queue.push_back(Item::Placed(stream, slot, n));
+        self.queue.push_back(Item::Short(Short::Placed(stream, slot, n)));
         Some(n)
     }
 
@@ -198,7 +204,7 @@ impl Outflow {
                 record.extend_from_slice(&data[..n]);
                 n
             }
-            Some(Item::Data(..) | Item::Placed(..) | Item::Small(_)) | None => 0,
+            Some(Item::Data(..) | Item::Short(_)) | None => 0,
         }
     }
 
@@ -229,19 +235,19 @@ impl Outflow {
         let mut unheard = false;
         let bytes = &mut self.bytes;
         self.queue.retain(|item| match item {
-            Item::Small(Frame::Open(of, _)) if *of == stream => {
+            Item::Short(Short::Frame(Frame::Open(of, _))) if *of == stream => {
                 unheard = true;
                 false
             }
-            Item::Small(Frame::Eof(of) | Frame::Stop(of)) => *of != stream,
-            Item::Small(_) => true,
+            Item::Short(Short::Frame(Frame::Eof(of) | Frame::Stop(of))) => *of != stream,
+            Item::Short(Short::Frame(_)) => true,
             Item::Data(of, record) => {
                 if *of == stream {
                     *bytes -= record.len() - HEADER - DATA_HEAD;
                 }
                 *of != stream
             }
-            Item::Placed(of, _, len) => {
+            Item::Short(Short::Placed(of, _, len)) => {
                 if *of == stream {
                     *bytes -= *len;
                 }
@@ -309,18 +315,19 @@ impl Outflow {
             }
             self.pack(&mut credit)
         } else {
-            match self.queue.front()? {
-                Item::Data(_, record) if !self.may_send(record.len()) => return None,
-                Item::Data(..) => {}
-                Item::Small(_) | Item::Placed(..) if !self.may_send(HEADER + SMALL) => return None,
-                Item::Small(_) | Item::Placed(..) => {}
+            let len = match self.queue.front()? {
+                Item::Data(_, record) => record.len(),
+                Item::Short(_) => HEADER + SMALL,
+            };
+            if !self.may_send(len) {
+                return None;
             }
-            match self.queue.pop_front()? {
-                Item::Data(_, record) => {
+            match self.queue.pop_front_if(|item| matches!(item, Item::Data(..))) {
+                Some(Item::Data(_, record)) => {
                     self.bytes -= record.len() - HEADER - DATA_HEAD;
                     record
                 }
-                small => self.pack_queue(small, &mut placed),
+                Some(Item::Short(_)) | None => self.pack_queue(&mut placed),
             }
         };
         self.sent += cost(record.len());
@@ -328,26 +335,25 @@ impl Outflow {
         Some(Outgoing { record, sealed: false })
     }
 
-    /// One small frame of the queue and those that follow it.
-    fn pack_queue(&mut self, first: Item, placed: &mut Vec<Slot>) -> Vec<u8> {
+    /// The small frames at the front of the queue.
+    fn pack_queue(&mut self, placed: &mut Vec<Slot>) -> Vec<u8> {
         let mut record = Vec::with_capacity(HEADER + 2 * SMALL);
         record.resize(HEADER, 0);
-        let mut next = Some(first);
-        while let Some(item) = next {
-            match item {
-                Item::Small(frame) => frame.put(&mut record),
-                Item::Placed(stream, slot, len) => {
+        while record.len() < HEADER + PACK * SMALL
+            && self.may_send(record.len() + SMALL)
+            && let Some(Item::Short(short)) =
+                self.queue.pop_front_if(|item| matches!(item, Item::Short(_)))
+        {
+            match short {
+                Short::Frame(frame) => frame.put(&mut record),
+                Short::Placed(stream, slot, len) => {
                     self.bytes -= len;
                     let len = u32::try_from(len).unwrap_or_default();
                     let place = Place { slot: u32::from(slot.number()), len };
                     Frame::Placed(stream, place).put(&mut record);
                     placed.extend(slot.sent());
                 }
-                Item::Data(..) => {}
             }
-            let has_room =
-                record.len() < HEADER + PACK * SMALL && self.may_send(record.len() + SMALL);
-            next = self.queue.pop_front_if(|item| has_room && !matches!(item, Item::Data(..)));
         }
         record
     }

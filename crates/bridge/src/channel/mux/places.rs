@@ -2,7 +2,8 @@
 
 use super::MuxError;
 use super::outflow::Side;
-use crate::channel::area::{EACH_WAY, GuestArea, HostArea, HostSlot, Place, SLOT, Slot};
+use crate::channel::area::{GuestArea, HostArea, HostSlot, Place, SLOT, Slot};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::task::Context;
@@ -37,7 +38,7 @@ pub(crate) enum Places {
         /// The host has enough to send that slots are of use to it.
         is_granting: bool,
         /// What it may fill, by number.
-        granted: [Option<Slot>; EACH_WAY as usize],
+        granted: HashMap<u32, Slot>,
     },
 }
 
@@ -57,7 +58,7 @@ impl Places {
                 area,
                 host_reads: false,
                 is_granting: false,
-                granted: std::array::from_fn(|_| None),
+                granted: HashMap::new(),
             },
         }
     }
@@ -114,9 +115,9 @@ impl Places {
     pub(super) fn grant(&mut self, cx: &Context<'_>) -> Option<u32> {
         let Places::Guest { area, is_granting: true, granted, .. } = self else { return None };
         let slot = area.take_incoming(cx)?;
-        let number = slot.number();
-        *granted.get_mut(usize::from(number.checked_sub(EACH_WAY)?))? = Some(slot);
-        Some(u32::from(number))
+        let number = u32::from(slot.number());
+        granted.insert(number, slot);
+        Some(number)
     }
 
     /// Takes a grant.
@@ -137,13 +138,9 @@ impl Places {
                 Ok(Placed::Copy(copied))
             }
             Places::Guest { granted, .. } => {
-                let index = place.slot.checked_sub(u32::from(EACH_WAY));
-                let index = index.and_then(|index| usize::try_from(index).ok());
-                let slot = index.and_then(|index| granted.get_mut(index)).and_then(Option::take);
-                match (slot, usize::try_from(place.len)) {
-                    (Some(slot), Ok(len)) if len <= SLOT => Ok(Placed::Slot(slot, len)),
-                    _ => Err(wrong),
-                }
+                let len = usize::try_from(place.len).ok().filter(|len| *len <= SLOT);
+                let placed = granted.remove(&place.slot).zip(len);
+                placed.map(|(slot, len)| Placed::Slot(slot, len)).ok_or(wrong)
             }
         }
     }

@@ -155,7 +155,7 @@ fn a_host_without_slots_uses_the_port() {
 fn who_speaks_of_a_slot_that_is_not_his_loses_the_session() {
     let id = StreamId(2);
     let placed = |slot, len| Frame::Placed(id, Place { slot, len });
-    let (too_far, too_long) = (u32::from(EACH_WAY), SLOT as u32 + 1);
+    let (too_far, too_long) = (u32::from(EACH_WAY), u32::try_from(SLOT).unwrap() + 1);
     let cases = [placed(too_far, 1), placed(0, too_long), Frame::Grant(0), Frame::Grant(32)];
     for wrong in cases {
         let memory = Memory::new();
