@@ -30,7 +30,7 @@ pub async fn run(parameters: &BootParameters, reaper: &Reaper, log: &Log) -> Res
         stdout: parameters.forward_stdout,
         stderr: parameters.forward_stderr,
     };
-    let (workload, ends) = streams::make(wanted).context("making pipes")?;
+    let (workload, ends) = streams::make(wanted, None).context("making pipes")?;
     let command = Command { arguments, ..Command::default() };
     let [stdin, stdout, stderr] = &workload.descriptors;
     let attachment = Attachment::Descriptors([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 
+use coracle_bridge::channel::SharedArea;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
@@ -39,11 +40,11 @@ pub struct Wanted {
     pub stderr: bool,
 }
 
-/// Makes the pipes for a workload. Needs a tokio runtime.
-pub fn make(wanted: Wanted) -> io::Result<(WorkloadEnds, AgentEnds)> {
+/// Makes the pipes for a workload, whose output is read into the area if there is one. Needs a tokio runtime.
+pub fn make(wanted: Wanted, area: Option<&SharedArea>) -> io::Result<(WorkloadEnds, AgentEnds)> {
     let (its_in, stdin) = input(wanted.stdin)?;
-    let (its_out, stdout) = output(wanted.stdout)?;
-    let (its_err, stderr) = output(wanted.stderr)?;
+    let (its_out, stdout) = output(wanted.stdout, area)?;
+    let (its_err, stderr) = output(wanted.stderr, area)?;
     let descriptors = [its_in, its_out, its_err];
     Ok((WorkloadEnds { descriptors }, AgentEnds { stdin, stdout, stderr }))
 }
@@ -56,12 +57,12 @@ fn input(wanted: bool) -> io::Result<(OwnedFd, Option<Inlet>)> {
     Ok((its, Some(Inlet::new(not_blocking(ours)?))))
 }
 
-fn output(wanted: bool) -> io::Result<(OwnedFd, Option<Outlet>)> {
+fn output(wanted: bool, area: Option<&SharedArea>) -> io::Result<(OwnedFd, Option<Outlet>)> {
     if !wanted {
         return Ok((null()?, None));
     }
     let (ours, its) = pipe2(OFlag::O_CLOEXEC)?;
-    Ok((its, Some(Outlet::new(not_blocking(ours)?))))
+    Ok((its, Some(Outlet::new(not_blocking(ours)?, area.cloned()))))
 }
 
 /// Only our end: each end of a pipe has flags of its own.

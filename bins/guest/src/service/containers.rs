@@ -87,7 +87,7 @@ impl Agent {
         let process = process.ok_or_else(|| ServiceError::invalid("there is no process"))?;
         let terminal = process.terminal().unwrap_or(false);
         let wanted = Wanted { stdin: !terminal, stdout: !terminal, stderr: !terminal };
-        let (workload, streams) = streams::make(wanted)?;
+        let (workload, streams) = streams::make(wanted, self.channel.area())?;
 
         self.join_network(id, &mut spec).await?;
         let created = match lay_out(id, spec).await {
@@ -202,7 +202,8 @@ impl Agent {
             parameters.console_size.map(|(height, width)| (u64::from(width), u64::from(height)));
         let size = size.or(process.console_size().map(|size| (size.width(), size.height())));
         let terminal = process.terminal().unwrap_or(false);
-        let (workload, streams) = streams::make(started::wanted(parameters, terminal))?;
+        let (workload, streams) =
+            streams::make(started::wanted(parameters, terminal), self.channel.area())?;
         let request = Request::Exec(Box::new(Exec {
             process,
             init: container.process.clone(),

@@ -38,7 +38,8 @@ impl Agent {
             self.remember(&child, Some(terminal.clone()));
             return Ok(started::on_terminal(&child, &terminal, parameters));
         }
-        let (workload, ends) = streams::make(started::wanted(parameters, false))?;
+        let (workload, ends) =
+            streams::make(started::wanted(parameters, false), self.channel.area())?;
         let [stdin, stdout, stderr] = &workload.descriptors;
         let attachment = Attachment::Descriptors([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
         let child = command.spawn(self.reaper(), &attachment).map_err(failed)?;

@@ -6,7 +6,7 @@
 //! in for it where there is no VM: it listens as QEMU does and keeps one end open for the guest while
 //! clients come and go.
 
-use super::area::GuestArea;
+use super::area::{FreshSlot, GuestArea};
 use rustix::fs::{Mode, OFlags};
 use std::fs;
 use std::io;
@@ -61,6 +61,13 @@ impl SharedArea {
     #[must_use]
     pub fn of_file(path: impl Into<PathBuf>) -> Self {
         SharedArea(GuestArea::of_file(path.into()))
+    }
+
+    /// At most so many slots of 64 KiB, to read something for the host into. There may be fewer, or none: some are
+    /// kept for others.
+    #[must_use]
+    pub fn fresh_slots(&self, most: usize) -> Vec<FreshSlot> {
+        self.0.take_fresh(most)
     }
 }
 

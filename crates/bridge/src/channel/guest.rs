@@ -17,7 +17,7 @@
 //! cases the driver is rebound before the answer. Where each host has a connection of its own, nothing
 //! wears out, and the next host's connection ends the one before: it may be the only news of its death.
 
-use super::device::PortDevice;
+use super::device::{PortDevice, SharedArea};
 use super::handshake::{Nonce, await_hello, want, welcome};
 use super::link::{End, Link};
 use super::mux::outflow::Side;
@@ -55,6 +55,7 @@ struct Inner {
     /// None: bridges go over the same port as everything else.
     control: Option<Lane>,
     streams: Lane,
+    area: Option<SharedArea>,
     /// Accepters take turns.
     incoming: Mutex<mpsc::Receiver<Incoming>>,
     /// That of the streams' port.
@@ -109,15 +110,22 @@ impl GuestChannel {
         sender: mpsc::Sender<Incoming>,
         incoming: mpsc::Receiver<Incoming>,
     ) -> Self {
+        let area = streams.area();
         let streams = Lane::start(streams, Limits::STREAMS, sender, runtime);
         let (incoming, runtime) = (Mutex::new(incoming), runtime.clone());
-        GuestChannel { inner: Arc::new(Inner { control, streams, incoming, runtime }) }
+        GuestChannel { inner: Arc::new(Inner { control, streams, area, incoming, runtime }) }
     }
 
     /// Where streams are best read and written.
     #[must_use]
     pub fn runtime(&self) -> &Handle {
         &self.inner.runtime
+    }
+
+    /// The memory in common with the host, to read into what is to be sent.
+    #[must_use]
+    pub fn area(&self) -> Option<&SharedArea> {
+        self.inner.area.as_ref()
     }
 
     /// Dials a port of the host; waits up to 10 s for a keeper to be there and to answer.

@@ -46,7 +46,7 @@ mod port_io;
 pub mod record;
 mod sys;
 
-pub use area::{AREA_BYTES, AREA_FILE};
+pub use area::{AREA_BYTES, AREA_FILE, FreshSlot};
 pub use device::{PortDevice, SharedArea, SocketPort, VirtioPort};
 pub use folder::{ChannelDir, ChannelError, ChannelListener};
 pub use guest::GuestChannel;

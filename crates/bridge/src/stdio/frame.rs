@@ -17,7 +17,7 @@ pub const HEADER_LEN: usize = 16;
 /// Most bytes that one `Data` frame carries, so that no peer makes us hold more.
 pub const DATA_MAX: usize = 64 * 1024 - HEADER_LEN;
 /// How many bytes a ring's frame carries at most: with its header, they fill a slot of the channel's area.
-pub(super) const PIECE: usize = DATA_MAX;
+pub const PIECE: usize = DATA_MAX;
 
 /// Highest offset a frame may name. No stream gets that long, and sums with a
 /// frame's length cannot overflow, whatever the other end says.

@@ -24,7 +24,7 @@ mod receiver;
 mod ring;
 mod sender;
 
-pub use frame::{DATA_MAX, Frame, FrameFault, HEADER_LEN, OFFSET_MAX};
+pub use frame::{DATA_MAX, Frame, FrameFault, HEADER_LEN, OFFSET_MAX, PIECE};
 pub use input::{Input, InputEnd, serve_input, serve_input_raw};
 pub use raw::serve_output_raw;
 pub use receiver::Receiver;

@@ -38,6 +38,7 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use coracle_bridge::channel::{AREA_BYTES, SharedArea};
     use futures_util::TryStreamExt;
     use nix::fcntl::OFlag;
     use nix::unistd::pipe2;
@@ -50,8 +51,24 @@ mod tests {
 
     #[tokio::test]
     async fn megabytes_go_through_both_ends_whole() {
+        megabytes_go_through(None).await;
+    }
+
+    #[tokio::test]
+    async fn megabytes_go_through_slots_of_an_area_whole_which_come_home() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(AREA_BYTES as u64).unwrap();
+        let area = SharedArea::of_file(file.path());
+        let all = area.fresh_slots(100).len();
+        megabytes_go_through(Some(area.clone())).await;
+        let written = std::fs::read(file.path()).unwrap();
+        assert!(written.iter().any(|byte| *byte != 0), "nothing was read into a slot");
+        assert_eq!(area.fresh_slots(100).len(), all);
+    }
+
+    async fn megabytes_go_through(area: Option<SharedArea>) {
         let (from, to) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        let outlet = Outlet::new(not_blocking(from));
+        let outlet = Outlet::new(not_blocking(from), area);
         let mut inlet = Inlet::new(not_blocking(to));
         let sent: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
         let expected = sent.clone();

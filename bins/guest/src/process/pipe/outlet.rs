@@ -1,12 +1,15 @@
 //! The end that a workload writes to.
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use coracle_bridge::channel::{FreshSlot, SharedArea};
+use coracle_bridge::stdio::PIECE;
 use futures_util::Stream;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::buffer::spare_capacity;
@@ -25,11 +28,18 @@ const FIRST: usize = 16 * 1024;
 /// Pieces of memory kept for the next reads.
 const SPARES: usize = 2;
 
-/// What a workload writes, in pieces as they were read.
+/// Slots read into at once, which hold about a chunk.
+const SLOTS: usize = CHUNK / (64 * 1024);
+
+/// What a workload writes, in pieces as they were read: into memory in common with the host, from where they are sent
+/// without a copy, if there is some and much to read, and else into memory of our own.
 #[derive(Debug)]
 pub struct Outlet {
     pipe: Source,
     state: Reading,
+    /// Read, and not yet asked for.
+    pieces: VecDeque<Bytes>,
+    area: Option<SharedArea>,
     shelf: Arc<Shelf>,
     hand: Hand,
 }
@@ -48,8 +58,16 @@ type Watched = Arc<AsyncFd<OwnedFd>>;
 enum Reading {
     /// Not before it is asked for. Whether the read before found something.
     Idle { is_busy: bool },
-    /// Under way: the memory, with what was read in it.
-    Busy(Receiver<rustix::io::Result<Vec<u8>>>),
+    /// Under way.
+    Busy(Receiver<rustix::io::Result<Read>>),
+}
+
+/// What was read; nothing at the end.
+#[derive(Debug)]
+enum Read {
+    /// The memory, with what was read in it.
+    Memory(Vec<u8>),
+    Pieces(VecDeque<Bytes>),
 }
 
 /// Memory whose bytes have been dealt with.
@@ -101,11 +119,18 @@ impl Drop for Lent {
 
 impl Outlet {
     /// Takes over the reading end of a pipe, which must not block. It is to be read in a tokio runtime.
-    pub fn new(pipe: OwnedFd) -> Self {
+    pub fn new(pipe: OwnedFd, area: Option<SharedArea>) -> Self {
         widen(&pipe);
         let pipe = Source::Fresh(Some(pipe));
         let state = Reading::Idle { is_busy: false };
-        Self { pipe, state, shelf: Arc::default(), hand: Hand::default() }
+        Self {
+            pipe,
+            state,
+            pieces: VecDeque::new(),
+            area,
+            shelf: Arc::default(),
+            hand: Hand::default(),
+        }
     }
 }
 
@@ -113,6 +138,7 @@ impl Rest for Outlet {
     fn is_at_rest(&self) -> bool {
         let is_idle = matches!(self.state, Reading::Idle { .. });
         is_idle
+            && self.pieces.is_empty()
             && match &self.pipe {
                 Source::Fresh(pipe) => !pipe.as_ref().is_some_and(is_ready),
                 Source::Watched(pipe) => !is_ready(pipe.get_ref()),
@@ -164,12 +190,39 @@ fn read(pipe: &OwnedFd, mut memory: Vec<u8>, most: usize) -> rustix::io::Result<
     }
 }
 
+/// Reads what is there, as much as the slots take of what becomes a frame each.
+fn read_into(pipe: &OwnedFd, mut slots: Vec<FreshSlot>) -> rustix::io::Result<VecDeque<Bytes>> {
+    let mut parts: Vec<_> =
+        slots.iter_mut().map(|slot| IoSliceMut::new(&mut slot.bytes_mut()[..PIECE])).collect();
+    let mut left = loop {
+        match rustix::io::readv(pipe, &mut parts) {
+            Err(Errno::INTR) => {}
+            read => break read?,
+        }
+    };
+    let mut pieces = VecDeque::new();
+    for mut slot in slots {
+        let length = left.min(PIECE);
+        left -= length;
+        match length {
+            0 => break,
+            // Little must not hold much.
+            1..FIRST => pieces.push_back(Bytes::copy_from_slice(&slot.bytes_mut()[..length])),
+            FIRST.. => pieces.push_back(slot.freeze(length)),
+        }
+    }
+    Ok(pieces)
+}
+
 impl Stream for Outlet {
     type Item = io::Result<Bytes>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let this = self.get_mut();
         loop {
+            if let Some(piece) = this.pieces.pop_front() {
+                return Poll::Ready(Some(Ok(piece)));
+            }
             match &mut this.state {
                 Reading::Idle { is_busy } => {
                     let pipe = this.pipe.watched()?;
@@ -180,18 +233,29 @@ impl Stream for Outlet {
                         return Poll::Pending;
                     };
                     ready?;
-                    let most = if *is_busy { CHUNK } else { FIRST };
-                    let memory = this.shelf.take().unwrap_or_default();
                     let pipe = Arc::clone(pipe);
-                    let job = this.hand.start(move || read(pipe.get_ref(), memory, most))?;
-                    this.state = Reading::Busy(job);
+                    let area = this.area.as_ref().filter(|_| *is_busy);
+                    let slots = area.map_or_else(Vec::new, |area| area.fresh_slots(SLOTS));
+                    let job = if slots.is_empty() {
+                        let most = if *is_busy { CHUNK } else { FIRST };
+                        let memory = this.shelf.take().unwrap_or_default();
+                        this.hand
+                            .start(move || read(pipe.get_ref(), memory, most).map(Read::Memory))
+                    } else {
+                        this.hand.start(move || read_into(pipe.get_ref(), slots).map(Read::Pieces))
+                    };
+                    this.state = Reading::Busy(job?);
                 }
                 Reading::Busy(job) => {
                     let done = ready!(Pin::new(job).poll(cx));
                     this.state = Reading::Idle { is_busy: true };
                     match done.map_err(|_| io::Error::other("the thread of a pipe is gone"))? {
-                        Ok(memory) if memory.is_empty() => return Poll::Ready(None),
-                        Ok(memory) => return Poll::Ready(Some(Ok(this.shelf.lend(memory)))),
+                        Ok(Read::Memory(memory)) if memory.is_empty() => return Poll::Ready(None),
+                        Ok(Read::Memory(memory)) => {
+                            return Poll::Ready(Some(Ok(this.shelf.lend(memory))));
+                        }
+                        Ok(Read::Pieces(pieces)) if pieces.is_empty() => return Poll::Ready(None),
+                        Ok(Read::Pieces(pieces)) => this.pieces = pieces,
                         Err(Errno::AGAIN) => {}
                         Err(error) => return Poll::Ready(Some(Err(error.into()))),
                     }
@@ -234,7 +298,7 @@ mod tests {
     #[tokio::test]
     async fn a_pipe_whose_lock_is_held_stops_nobody() {
         let (from, to) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        let mut outlet = Outlet::new(not_blocking(from));
+        let mut outlet = Outlet::new(not_blocking(from), None);
         nix::unistd::write(&to, b"x").unwrap();
         let (silent, other) = std::os::unix::net::UnixStream::pair().unwrap();
         let holder = std::thread::spawn(move || {

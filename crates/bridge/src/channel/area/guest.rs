@@ -1,19 +1,23 @@
 //! The guest's end: the memory of a PCI device, mapped when it is first of use.
 
 use super::super::sys::{Part, map};
-use super::{AREA_BYTES, EACH_WAY, SLOT};
+use super::{AREA_BYTES, SLOT, TO_HOST};
+use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Waker};
 use tracing::{debug, warn};
 
 /// What an `ivshmem` device says it is, in sysfs.
 const VENDOR: &str = "0x1af4";
 const DEVICE: &str = "0x1110";
+
+/// Slots towards the host that are not lent to be read into, so that others have some to copy into.
+const KEPT: usize = 8;
 
 /// The area in a guest, for all sessions.
 #[derive(Debug)]
@@ -36,7 +40,11 @@ struct Home {
     /// It was tried to map them; if that failed, there never are any.
     is_tried: bool,
     is_mapped: bool,
+    /// The address of the first slot.
+    start: usize,
     outgoing: Vec<(u8, Part)>,
+    /// Those that were read into, while anyone has their bytes; by number.
+    lent: Vec<Weak<Slot>>,
     incoming: Vec<(u8, Part)>,
     /// Who waits for one of the incoming to come home.
     waker: Option<Waker>,
@@ -57,6 +65,27 @@ impl GuestArea {
     pub(crate) fn take_outgoing(self: &Arc<Self>) -> Option<Slot> {
         let (number, part) = self.mapped().outgoing.pop()?;
         Some(Slot { number, part: Some(part), area: Arc::clone(self) })
+    }
+
+    /// At most so many slots for others to read into.
+    pub(crate) fn take_fresh(self: &Arc<Self>, most: usize) -> Vec<FreshSlot> {
+        let mut home = self.mapped();
+        let there = home.outgoing.len();
+        let taken = home.outgoing.drain(there.saturating_sub(most).max(KEPT).min(there)..);
+        let slot = |(number, part)| Slot { number, part: Some(part), area: Arc::clone(self) };
+        taken.map(|taken| FreshSlot(slot(taken))).collect()
+    }
+
+    /// The slot that these bytes lie in, if they were read into one, and where in it. It does not come home as long
+    /// as it is held.
+    pub(crate) fn hold(&self, bytes: &[u8]) -> Option<(Arc<Slot>, usize)> {
+        let home = self.lock();
+        let at = bytes.as_ptr().addr().checked_sub(home.start)?;
+        let (number, from) = (at / SLOT, at % SLOT);
+        // Not dropped while the area is locked, for it would come home.
+        let slot = home.lent.get(number)?.upgrade();
+        drop(home);
+        slot.filter(|_| from + bytes.len() <= SLOT).map(|slot| (slot, from))
     }
 
     /// A slot to grant the host. If there is none, the task is woken when one comes home.
@@ -89,8 +118,10 @@ impl GuestArea {
             match self.source.open().and_then(|memory| map(&memory, AREA_BYTES, SLOT)) {
                 Ok(parts) => {
                     home.is_mapped = true;
+                    home.start = parts.first().map_or(0, |part| part.bytes().as_ptr().addr());
+                    home.lent.resize(usize::from(TO_HOST), Weak::new());
                     let mut slots = (0..).zip(parts);
-                    home.outgoing.extend(slots.by_ref().take(usize::from(EACH_WAY)));
+                    home.outgoing.extend(slots.by_ref().take(usize::from(TO_HOST)));
                     home.incoming.extend(slots);
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -104,7 +135,7 @@ impl GuestArea {
 
     fn take_back(&self, number: u8, part: Part) {
         let mut home = self.lock();
-        let waker = if number < EACH_WAY {
+        let waker = if number < TO_HOST {
             home.outgoing.push((number, part));
             None
         } else {
@@ -174,6 +205,37 @@ impl Slot {
         let to = self.part.as_mut().and_then(|part| part.bytes_mut().get_mut(at..at + bytes.len()));
         to.ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(bytes);
         Ok(())
+    }
+}
+
+/// A slot to be read into.
+#[derive(Debug)]
+pub struct FreshSlot(Slot);
+
+impl FreshSlot {
+    /// All of it, with what it had before.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.part.as_mut().map_or(&mut [], Part::bytes_mut)
+    }
+
+    /// The first `len` bytes of it, or all if there are fewer.
+    #[must_use]
+    pub fn freeze(self, len: usize) -> Bytes {
+        let slot = Arc::new(self.0);
+        let lent = Arc::downgrade(&slot);
+        if let Some(place) = slot.area.lock().lent.get_mut(usize::from(slot.number)) {
+            *place = lent;
+        }
+        Bytes::from_owner(Frozen(slot)).slice(..len.min(SLOT))
+    }
+}
+
+/// A slot that was read into.
+struct Frozen(Arc<Slot>);
+
+impl AsRef<[u8]> for Frozen {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
     }
 }
 

@@ -3,7 +3,7 @@
 //! It is read and written by system calls, not mapped: what the guest writes meanwhile can then do no more than
 //! make bytes wrong that are the guest's own.
 
-use super::{EACH_WAY, Place, SLOT, offset};
+use super::{Place, SLOT, TO_GUEST, TO_HOST, offset};
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -35,16 +35,15 @@ impl HostArea {
     /// # Errors
     /// `InvalidInput` when there is no such place; those of the read.
     pub(crate) fn read(&self, place: Place, into: &mut Vec<u8>) -> io::Result<()> {
-        let number = u8::try_from(place.slot).ok().filter(|number| *number < EACH_WAY);
-        let len = usize::try_from(place.len).ok().filter(|len| *len <= SLOT);
-        let (Some(number), Some(len)) = (number, len) else {
+        let number = u8::try_from(place.slot).ok().filter(|number| *number < TO_HOST);
+        let (Some(number), Some(range)) = (number, place.range()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        into.resize(len, 0);
+        into.resize(range.len(), 0);
+        let from = offset(number) + range.start;
         let mut done = 0;
-        while done < len {
-            match rustix::io::pread(&self.file, &mut into[done..], (offset(number) + done) as u64)?
-            {
+        while done < range.len() {
+            match rustix::io::pread(&self.file, &mut into[done..], (from + done) as u64)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 n => done += n,
             }
@@ -54,20 +53,17 @@ impl HostArea {
 
     /// Takes a slot that the guest has granted. False when it is none, or was granted before.
     pub(crate) fn grant(&self, slot: u32) -> bool {
-        let Some(bit) =
-            slot.checked_sub(u32::from(EACH_WAY)).filter(|bit| *bit < u32::from(EACH_WAY))
-        else {
-            return false;
-        };
+        let bit = slot.checked_sub(u32::from(TO_HOST)).filter(|bit| *bit < u32::from(TO_GUEST));
+        let Some(bit) = bit else { return false };
         self.granted.fetch_or(1 << bit, Ordering::Relaxed) & (1 << bit) == 0
     }
 
     /// A granted slot to fill.
     pub(crate) fn take(self: &Arc<Self>) -> Option<HostSlot> {
         let granted = self.granted.load(Ordering::Relaxed);
-        let bit = u8::try_from(granted.trailing_zeros()).ok().filter(|bit| *bit < EACH_WAY)?;
+        let bit = u8::try_from(granted.trailing_zeros()).ok().filter(|bit| *bit < TO_GUEST)?;
         self.granted.fetch_and(!(1 << bit), Ordering::Relaxed);
-        Some(HostSlot { number: EACH_WAY + bit, area: Arc::clone(self), is_spent: false })
+        Some(HostSlot { number: TO_HOST + bit, area: Arc::clone(self), is_spent: false })
     }
 }
 
@@ -113,7 +109,7 @@ impl HostSlot {
 impl Drop for HostSlot {
     fn drop(&mut self) {
         if !self.is_spent {
-            self.area.granted.fetch_or(1 << (self.number - EACH_WAY), Ordering::Relaxed);
+            self.area.granted.fetch_or(1 << (self.number - TO_HOST), Ordering::Relaxed);
         }
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! kind u8 | zeros | stream u32 | value u64          small frame
+//! FEW u8 | number u8 | zeros | stream u32 | bytes   small frame with up to 8 bytes of data
 //! DATA u8 | zeros | stream u32 | bytes …            data frame
 //! ```
 
@@ -27,6 +28,7 @@ const ACK: u8 = 0x08;
 const READY: u8 = 0x09;
 const PLACED: u8 = 0x0A;
 const GRANT: u8 = 0x0B;
+const FEW: u8 = 0x0C;
 
 /// One stream of a session. The host opens odd ones, the guest even ones; none is used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,6 +59,35 @@ pub enum Frame<'a> {
     Placed(StreamId, Place),
     /// The host may fill this slot of the area.
     Grant(u32),
+    /// A few bytes, within the window.
+    Few(StreamId, Few),
+}
+
+/// As many bytes as fit in a small frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Few {
+    bytes: [u8; Few::MOST],
+    len: u8,
+}
+
+impl Few {
+    /// How many they can be.
+    pub const MOST: usize = 8;
+
+    /// The first of these bytes, as many as can be.
+    #[must_use]
+    pub fn first_of(data: &[u8]) -> Self {
+        let n = data.len().min(Self::MOST);
+        let mut bytes = [0; Self::MOST];
+        bytes[..n].copy_from_slice(&data[..n]);
+        Few { bytes, len: u8::try_from(n).unwrap_or_default() }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len).min(Self::MOST)]
+    }
 }
 
 /// Why a payload is not a sequence of frames.
@@ -87,6 +118,13 @@ impl Frame<'_> {
                 payload.extend_from_slice(bytes);
                 return;
             }
+            Frame::Few(stream, few) => {
+                let mut head = head(FEW, stream);
+                head[1] = few.len;
+                payload.extend_from_slice(&head);
+                payload.extend_from_slice(&few.bytes);
+                return;
+            }
             Frame::Open(stream, port) => (OPEN, stream, u64::from(port)),
             Frame::Accept(stream) => (ACCEPT, stream, 0),
             Frame::Window(stream, credit) => (WINDOW, stream, u64::from(credit)),
@@ -114,13 +152,20 @@ fn head(kind: u8, stream: StreamId) -> [u8; DATA_HEAD] {
     [kind, 0, 0, 0, a, b, c, d]
 }
 
+/// What a place has for a number of bytes.
+const MASK: u32 = (1 << 24) - 1;
+
 fn place_value(place: Place) -> u64 {
-    u64::from(place.slot) << 32 | u64::from(place.len)
+    u64::from(place.slot) << 48 | u64::from(place.from & MASK) << 24 | u64::from(place.len & MASK)
 }
 
-#[allow(clippy::cast_possible_truncation)] // the upper half, then the lower
+#[allow(clippy::cast_possible_truncation)] // 16 bits, 24 bits, 24 bits
 fn place(value: u64) -> Place {
-    Place { slot: (value >> 32) as u32, len: value as u32 }
+    Place {
+        slot: (value >> 48) as u16,
+        from: (value >> 24) as u32 & MASK,
+        len: value as u32 & MASK,
+    }
 }
 
 /// The first frame of a payload and what follows it.
@@ -129,7 +174,7 @@ fn place(value: u64) -> Place {
 /// [`FrameError`] when the payload does not begin with a whole, known frame.
 pub fn parse(payload: &[u8]) -> Result<(Frame<'_>, &[u8]), FrameError> {
     let short = FrameError::Short(payload.len());
-    let Some((&[kind, _, _, _, a, b, c, d], rest)) = payload.split_first_chunk::<DATA_HEAD>()
+    let Some((&[kind, number, _, _, a, b, c, d], rest)) = payload.split_first_chunk::<DATA_HEAD>()
     else {
         return Err(short);
     };
@@ -140,6 +185,12 @@ pub fn parse(payload: &[u8]) -> Result<(Frame<'_>, &[u8]), FrameError> {
     let Some((value, rest)) = rest.split_first_chunk::<8>() else {
         return Err(short);
     };
+    if kind == FEW {
+        if usize::from(number) > Few::MOST {
+            return Err(FrameError::Value { kind, value: number.into() });
+        }
+        return Ok((Frame::Few(stream, Few { bytes: *value, len: number }), rest));
+    }
     let value = u64::from_le_bytes(*value);
     let narrow = || u32::try_from(value).map_err(|_| FrameError::Value { kind, value });
     let frame = match kind {

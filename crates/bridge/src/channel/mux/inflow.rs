@@ -12,6 +12,7 @@
 use super::piece::Piece;
 use crate::channel::area::Slot;
 use std::collections::VecDeque;
+use std::ops::Range;
 use tokio::io::ReadBuf;
 
 /// Bytes a sender may send before it hears anything from the receiver.
@@ -104,11 +105,11 @@ impl Inflow {
         Ok(())
     }
 
-    /// Takes the first `len` bytes of a slot in.
-    pub fn receive_slot(&mut self, slot: Slot, len: usize) -> Result<(), Overrun> {
-        self.count(len)?;
-        if len > 0 {
-            self.waiting.push_back(Piece::Slot { slot, from: 0, to: len });
+    /// Takes bytes in that lie in a slot.
+    pub fn receive_slot(&mut self, slot: Slot, range: Range<usize>) -> Result<(), Overrun> {
+        self.count(range.len())?;
+        if !range.is_empty() {
+            self.waiting.push_back(Piece::Slot { slot, range });
         }
         Ok(())
     }

@@ -15,11 +15,12 @@
 //!
 //! Pieces in the area have only a small frame there; how many are under way is how many slots there are.
 
-use super::frame::{DATA_HEAD, Frame, SMALL, StreamId, data_head};
+use super::frame::{DATA_HEAD, Few, Frame, SMALL, StreamId, data_head};
 use super::places::{Filled, Places, WORTH_PLACING};
-use crate::channel::area::{Place, Slot};
+use crate::channel::area::Place;
 use crate::channel::record::{HEADER, MAX_PAYLOAD};
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// The most link cost the guest may have unacknowledged: six of its largest records.
 pub const LINK_WINDOW: u64 = 198 * 1024;
@@ -75,8 +76,8 @@ enum Item {
 #[derive(Debug)]
 enum Short {
     Frame(Frame<'static>),
-    /// A piece in the area, and its length.
-    Placed(StreamId, Filled, usize),
+    /// Bytes in a slot of the area.
+    Placed(StreamId, Filled, Range<usize>),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +102,7 @@ pub struct Outflow {
     /// Pieces in the area received since the last acknowledgement.
     placed: u32,
     /// What the guest has placed and the host not acknowledged, by what had been sent with it.
-    under_way: VecDeque<(u64, Slot)>,
+    under_way: VecDeque<(u64, Filled)>,
 }
 
 impl Outflow {
@@ -148,10 +149,28 @@ impl Outflow {
         self.urgent.push_back(Urgent::Window(stream));
     }
 
-    /// Queues data of a stream; it fills up the record or the slot before it first. There will be room for
-    /// `more` bytes that follow at once.
-    pub fn push_data(&mut self, stream: StreamId, mut data: &[u8], more: usize, places: &Places) {
-        self.bytes += data.len();
+    /// Queues data of a stream, in the parts it has; it fills up the record or the slot before it first.
+    pub fn push_data(&mut self, stream: StreamId, parts: &[&[u8]], places: &Places) {
+        for (number, part) in parts.iter().enumerate() {
+            let rest = &parts[number + 1..];
+            self.bytes += part.len();
+            let is_before_lent = rest.first().is_some_and(|next| places.hold(next).is_some());
+            if let Some((slot, from)) = places.hold(part) {
+                let range = from..from + part.len();
+                self.queue.push_back(Item::Short(Short::Placed(stream, slot, range)));
+            } else if is_before_lent && part.len() <= 2 * Few::MOST {
+                // A record of its own would cost more than what it is before.
+                for few in part.chunks(Few::MOST).map(Few::first_of) {
+                    self.queue.push_back(Item::Short(Short::Frame(Frame::Few(stream, few))));
+                }
+            } else {
+                self.push_copy(stream, part, rest.iter().map(|part| part.len()).sum(), places);
+            }
+        }
+    }
+
+    /// Queues data that is copied. There will be room for `more` bytes that follow at once.
+    fn push_copy(&mut self, stream: StreamId, mut data: &[u8], more: usize, places: &Places) {
         while !data.is_empty() {
             let n = match self.fill_slot(stream, data) {
                 0 => self.push_slot(stream, data, more, places).unwrap_or_else(|| {
@@ -169,9 +188,9 @@ impl Outflow {
     /// Fills up a slot that is last in the queue, if it is the stream's; how many bytes went there.
     fn fill_slot(&mut self, stream: StreamId, data: &[u8]) -> usize {
         match self.queue.back_mut() {
-            Some(Item::Short(Short::Placed(last, slot, len))) if *last == stream => {
-                let n = slot.write(*len, data).unwrap_or(0);
-                *len += n;
+            Some(Item::Short(Short::Placed(last, slot, range))) if *last == stream => {
+                let n = slot.write(range.end, data).unwrap_or(0);
+                range.end += n;
                 n
             }
             Some(Item::Data(..) | Item::Short(_)) | None => 0,
@@ -191,7 +210,7 @@ impl Outflow {
         }
         let mut slot = places.take()?;
         let n = slot.write(0, data).ok()?;
-        self.queue.push_back(Item::Short(Short::Placed(stream, slot, n)));
+        self.queue.push_back(Item::Short(Short::Placed(stream, slot, 0..n)));
         Some(n)
     }
 
@@ -240,6 +259,12 @@ impl Outflow {
                 false
             }
             Item::Short(Short::Frame(Frame::Eof(of) | Frame::Stop(of))) => *of != stream,
+            Item::Short(Short::Frame(Frame::Few(of, few))) => {
+                if *of == stream {
+                    *bytes -= few.bytes().len();
+                }
+                *of != stream
+            }
             Item::Short(Short::Frame(_)) => true,
             Item::Data(of, record) => {
                 if *of == stream {
@@ -247,9 +272,9 @@ impl Outflow {
                 }
                 *of != stream
             }
-            Item::Short(Short::Placed(of, _, len)) => {
+            Item::Short(Short::Placed(of, _, range)) => {
                 if *of == stream {
-                    *bytes -= *len;
+                    *bytes -= range.len();
                 }
                 *of != stream
             }
@@ -282,6 +307,12 @@ impl Outflow {
             self.under_way.drain(..read);
         }
         sane
+    }
+
+    /// Whether anything placed waits for the host.
+    pub fn has_placed(&self) -> bool {
+        let is_placed = |item: &Item| matches!(item, Item::Short(Short::Placed(..)));
+        !self.under_way.is_empty() || self.queue.iter().any(is_placed)
     }
 
     /// Link cost under way.
@@ -336,7 +367,7 @@ impl Outflow {
     }
 
     /// The small frames at the front of the queue.
-    fn pack_queue(&mut self, placed: &mut Vec<Slot>) -> Vec<u8> {
+    fn pack_queue(&mut self, placed: &mut Vec<Filled>) -> Vec<u8> {
         let mut record = Vec::with_capacity(HEADER + 2 * SMALL);
         record.resize(HEADER, 0);
         while record.len() < HEADER + PACK * SMALL
@@ -345,11 +376,17 @@ impl Outflow {
                 self.queue.pop_front_if(|item| matches!(item, Item::Short(_)))
         {
             match short {
-                Short::Frame(frame) => frame.put(&mut record),
-                Short::Placed(stream, slot, len) => {
-                    self.bytes -= len;
-                    let len = u32::try_from(len).unwrap_or_default();
-                    let place = Place { slot: u32::from(slot.number()), len };
+                Short::Frame(frame) => {
+                    if let Frame::Few(_, few) = &frame {
+                        self.bytes -= few.bytes().len();
+                    }
+                    frame.put(&mut record);
+                }
+                Short::Placed(stream, slot, range) => {
+                    self.bytes -= range.len();
+                    let number = |n| u32::try_from(n).unwrap_or_default();
+                    let (from, len) = (number(range.start), number(range.len()));
+                    let place = Place { slot: u16::from(slot.number()), from, len };
                     Frame::Placed(stream, place).put(&mut record);
                     placed.extend(slot.sent());
                 }

@@ -2,6 +2,7 @@
 
 use crate::channel::area::Slot;
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// See the module. What is taken from the front is gone.
 #[derive(Debug)]
@@ -9,7 +10,7 @@ pub(crate) enum Piece {
     /// What came through the port, one frame after the other.
     Bytes(VecDeque<u8>),
     /// What the host has placed. The slot goes home when this is dropped.
-    Slot { slot: Slot, from: usize, to: usize },
+    Slot { slot: Slot, range: Range<usize> },
 }
 
 impl Default for Piece {
@@ -22,7 +23,7 @@ impl Piece {
     pub(crate) fn len(&self) -> usize {
         match self {
             Piece::Bytes(bytes) => bytes.len(),
-            Piece::Slot { from, to, .. } => to - from,
+            Piece::Slot { range, .. } => range.len(),
         }
     }
 
@@ -34,7 +35,9 @@ impl Piece {
     pub(crate) fn slices(&self) -> (&[u8], &[u8]) {
         match self {
             Piece::Bytes(bytes) => bytes.as_slices(),
-            Piece::Slot { slot, from, to } => (&slot.bytes()[*from..*to], &[]),
+            Piece::Slot { slot, range } => {
+                (slot.bytes().get(range.clone()).unwrap_or_default(), &[])
+            }
         }
     }
 
@@ -44,7 +47,7 @@ impl Piece {
             Piece::Bytes(bytes) => {
                 bytes.drain(..n.min(bytes.len()));
             }
-            Piece::Slot { from, to, .. } => *from = (*from + n).min(*to),
+            Piece::Slot { range, .. } => range.start = (range.start + n).min(range.end),
         }
     }
 }

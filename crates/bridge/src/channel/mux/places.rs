@@ -5,6 +5,7 @@ use super::outflow::Side;
 use crate::channel::area::{GuestArea, HostArea, HostSlot, Place, SLOT, Slot};
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::Context;
 
@@ -47,6 +48,8 @@ pub(crate) enum Places {
 pub(super) enum Filled {
     Host(HostSlot),
     Guest(Slot),
+    /// One that was read into, which others may have too.
+    Lent(Arc<Slot>),
 }
 
 impl Places {
@@ -95,6 +98,16 @@ impl Places {
         }
     }
 
+    /// The slot that these bytes lie in, and where in it.
+    pub(super) fn hold(&self, bytes: &[u8]) -> Option<(Filled, usize)> {
+        match self {
+            Places::Guest { area, host_reads: true, .. } if bytes.len() >= WORTH_PLACING => {
+                area.hold(bytes).map(|(slot, from)| (Filled::Lent(slot), from))
+            }
+            Places::None | Places::Host { .. } | Places::Guest { .. } => None,
+        }
+    }
+
     /// Whether a writer does better to wait for a slot: all wait for the host, which answers soon. A host does not
     /// wait, as a guest may have all its slots for as long as nobody reads there.
     pub(super) fn are_exhausted(&self) -> bool {
@@ -130,7 +143,8 @@ impl Places {
 
     /// What the peer has placed.
     pub(super) fn on_placed(&mut self, place: Place) -> Result<Placed<'_>, MuxError> {
-        let wrong = MuxError::Slot(place.slot);
+        let number = u32::from(place.slot);
+        let wrong = MuxError::Slot(number);
         match self {
             Places::None => Err(wrong),
             Places::Host { area, copied } => {
@@ -138,9 +152,8 @@ impl Places {
                 Ok(Placed::Copy(copied))
             }
             Places::Guest { granted, .. } => {
-                let len = usize::try_from(place.len).ok().filter(|len| *len <= SLOT);
-                let placed = granted.remove(&place.slot).zip(len);
-                placed.map(|(slot, len)| Placed::Slot(slot, len)).ok_or(wrong)
+                let placed = granted.remove(&number).zip(place.range());
+                placed.map(|(slot, range)| Placed::Slot(slot, range)).ok_or(wrong)
             }
         }
     }
@@ -156,8 +169,8 @@ impl Places {
 pub(super) enum Placed<'a> {
     /// Copied out, as what the guest says must be.
     Copy(&'a [u8]),
-    /// Where the host has put it, and how much.
-    Slot(Slot, usize),
+    /// Where the host has put it.
+    Slot(Slot, Range<usize>),
 }
 
 impl Filled {
@@ -165,6 +178,7 @@ impl Filled {
         match self {
             Filled::Host(slot) => slot.number(),
             Filled::Guest(slot) => slot.number(),
+            Filled::Lent(slot) => slot.number(),
         }
     }
 
@@ -177,18 +191,20 @@ impl Filled {
         match self {
             Filled::Host(slot) => slot.write(at, bytes)?,
             Filled::Guest(slot) => slot.write(at, bytes)?,
+            // It is others' to read.
+            Filled::Lent(_) => return Ok(0),
         }
         Ok(bytes.len())
     }
 
     /// Its frame is on its way. What the guest placed stays its own until the host has acknowledged it.
-    pub(super) fn sent(self) -> Option<Slot> {
+    pub(super) fn sent(self) -> Option<Filled> {
         match self {
             Filled::Host(slot) => {
                 slot.spend();
                 None
             }
-            Filled::Guest(slot) => Some(slot),
+            Filled::Guest(_) | Filled::Lent(_) => Some(self),
         }
     }
 }

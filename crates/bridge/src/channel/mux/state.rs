@@ -146,6 +146,7 @@ impl State {
                     self.places.on_data(bytes.len());
                     self.on_data(id, bytes)?;
                 }
+                Frame::Few(id, few) => self.on_data(id, few.bytes())?,
                 Frame::Placed(id, place) => self.on_placed(id, place)?,
                 Frame::Grant(slot) => self.places.on_grant(slot)?,
                 Frame::Open(id, port) => {
@@ -208,7 +209,7 @@ impl State {
         let Some(stream) = receiver(streams, id)? else { return Ok(()) };
         let received = match placed {
             Placed::Copy(bytes) => stream.inflow.receive(bytes, pool),
-            Placed::Slot(slot, len) => stream.inflow.receive_slot(slot, len),
+            Placed::Slot(slot, range) => stream.inflow.receive_slot(slot, range),
         };
         received.map_err(|inflow::Overrun| MuxError::Overrun(id))?;
         stream.wake_reader();
@@ -280,7 +281,8 @@ impl State {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let most = self.places.most_data(self.side);
-        let full = self.out.bytes() >= self.limits.queue || self.places.are_exhausted();
+        let full = self.out.bytes() >= self.limits.queue
+            || (self.places.are_exhausted() && self.out.has_placed());
         let Some(stream) = self.streams.get_mut(&id) else { return Poll::Ready(Err(reset())) };
         if stream.broken {
             return Poll::Ready(Err(reset()));
@@ -303,10 +305,11 @@ impl State {
     }
 
     /// Queues data for which [`State::poll_room`] said that there is room.
-    pub(super) fn send(&mut self, id: StreamId, data: &[u8], more: usize) {
+    pub(super) fn send(&mut self, id: StreamId, parts: &[&[u8]]) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        stream.credit = stream.credit.saturating_sub(u32::try_from(data.len()).unwrap_or(u32::MAX));
-        self.out.push_data(id, data, more, &self.places);
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        stream.credit = stream.credit.saturating_sub(u32::try_from(len).unwrap_or(u32::MAX));
+        self.out.push_data(id, parts, &self.places);
         self.wake_driver();
     }
 

@@ -94,7 +94,7 @@ impl ChannelStream {
 
     /// Sends bytes for which there is room.
     pub(crate) fn send(&self, data: &[u8]) {
-        self.mux.lock().send(self.id, data, 0);
+        self.mux.lock().send(self.id, &[data]);
     }
 
     /// Ends our direction.
@@ -217,7 +217,7 @@ impl AsyncWrite for ChannelStream {
         let mut state = self.mux.lock();
         let room = ready!(state.poll_room(self.id, cx))?;
         let n = room.min(buf.len());
-        state.send(self.id, &buf[..n], 0);
+        state.send(self.id, &[&buf[..n]]);
         Poll::Ready(Ok(n))
     }
 
@@ -233,13 +233,12 @@ impl AsyncWrite for ChannelStream {
         let room = ready!(state.poll_room(self.id, cx))?;
         let count = room.min(parts.iter().map(|part| part.len()).sum());
         let mut left = count;
-        for part in parts {
+        let sent = parts.iter().map(|part| {
             let n = left.min(part.len());
-            if n > 0 {
-                state.send(self.id, &part[..n], left - n);
-            }
             left -= n;
-        }
+            &part[..n]
+        });
+        state.send(self.id, &sent.collect::<Vec<_>>());
         Poll::Ready(Ok(count))
     }
 

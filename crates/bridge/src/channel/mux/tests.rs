@@ -1,6 +1,6 @@
 //! Two sessions face to face, without a port between them.
 
-use super::frame::{Frame, StreamId, parse};
+use super::frame::{Few, Frame, StreamId, parse};
 use super::inflow::BASE_WINDOW;
 use super::outflow::{LINK_WINDOW, Side, cost};
 use super::*;
@@ -389,7 +389,8 @@ proptest! {
             Frame::Open(id, value), Frame::Accept(id), Frame::Window(id, value), Frame::Eof(id),
             Frame::Stop(id), Frame::Reset(id), Frame::Ack(ack), Frame::Ready(false),
             Frame::Ready(true), Frame::Grant(value),
-            Frame::Placed(id, Place { slot: stream, len: value }),
+            Frame::Placed(id, Place { slot: 7, from: value & 0xff_ffff, len: stream & 0xff_ffff }),
+            Frame::Few(id, Few::first_of(&data)),
             Frame::Data(id, &data),
         ];
         let mut payload = Vec::new();

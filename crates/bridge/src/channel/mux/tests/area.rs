@@ -1,7 +1,8 @@
 //! Sessions whose ends have memory in common.
 
+use super::super::places::WORTH_PLACING;
 use super::*;
-use crate::channel::area::{AREA_BYTES, EACH_WAY, GuestArea, HostArea, SLOT};
+use crate::channel::area::{AREA_BYTES, GuestArea, HostArea, SLOT, TO_GUEST, TO_HOST};
 
 /// A file in the place of a VM's memory.
 pub(super) struct Memory {
@@ -11,7 +12,7 @@ pub(super) struct Memory {
 
 impl Memory {
     /// The slots of either direction.
-    pub(super) const ALL: (usize, usize) = (EACH_WAY as usize, EACH_WAY as usize);
+    pub(super) const ALL: (usize, usize) = (TO_HOST as usize, TO_GUEST as usize);
 
     pub(super) fn new() -> Self {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -74,9 +75,9 @@ fn large_pieces_go_through_the_area_and_small_ones_through_the_port() {
 
     assert!(matches!(write(&mut host, &piece), Poll::Ready(Ok(16_000))));
     assert!(carried(&pair.host, &pair.guest) < 200);
-    assert_eq!(memory.at_home(), (16, 0), "one is being read, the others are the host's");
+    assert_eq!(memory.at_home(), (24, 0), "one is being read, the others are the host's");
     assert!(matches!(read(&mut guest, 20_000), Poll::Ready(Ok(bytes)) if bytes == piece));
-    assert_eq!(memory.at_home(), (16, 1));
+    assert_eq!(memory.at_home(), (24, 1));
 
     assert!(matches!(write(&mut guest, &piece), Poll::Ready(Ok(16_000))));
     assert!(carried(&pair.guest, &pair.host) < 200);
@@ -103,7 +104,7 @@ fn a_slot_that_is_still_read_is_not_the_next_hosts() {
     let Poll::Ready(Ok(taken)) = taken else { panic!("nothing arrived") };
 
     pair.guest.end();
-    assert_eq!(memory.at_home(), (16, 15));
+    assert_eq!(memory.at_home(), (24, 7));
     let mut next = memory.pair();
     let (mut host, mut other) = next.open();
     warm_up(&next, &mut host, &mut other);
@@ -121,20 +122,37 @@ fn a_slot_that_is_still_read_is_not_the_next_hosts() {
 }
 
 #[test]
-fn a_guest_without_slots_waits_for_the_hosts_word_and_goes_on() {
+fn a_guest_whose_slots_are_all_under_way_waits_for_the_hosts_word() {
     let memory = Memory::new();
     let mut pair = memory.pair();
-    let mut streams: Vec<_> = (0..2).map(|_| pair.open()).collect();
+    let mut streams: Vec<_> = (0..6).map(|_| pair.open()).collect();
     for (host, guest) in &mut streams {
         warm_up(&pair, host, guest);
     }
-    let held: Vec<_> = std::iter::from_fn(|| memory.guest.take_outgoing()).collect();
-    let (host, guest) = &mut streams[0];
-    assert!(write(guest, &[7; 10_000]).is_pending());
-    drop(held);
-    assert!(write(guest, &[7; 10_000]).is_ready());
+    let held = memory.guest.take_fresh(100);
+    let waker = noop_waker();
+    let mut records = Vec::new();
+    let (first, others) = streams.split_first_mut().unwrap();
+    for number in 0..4 * others.len() {
+        let (_, guest) = &mut others[number % 5];
+        // Those with a small window have had enough at some time.
+        let _ = write(guest, &[7; WORTH_PLACING]);
+        while let Poll::Ready(record) = pair.guest.poll_next(&mut Context::from_waker(&waker)) {
+            records.push(record.record);
+        }
+    }
+    assert!(memory.guest.is_exhausted());
+    let (host, guest) = first;
+    assert!(write(guest, &[8; WORTH_PLACING]).is_pending());
+    for record in records {
+        pair.host.receive(&record[HEADER..], record.len()).unwrap();
+    }
     pair.settle();
-    assert!(matches!(read(host, 10_000), Poll::Ready(Ok(bytes)) if bytes == [7; 10_000]));
+    assert!(write(guest, &[8; WORTH_PLACING]).is_ready());
+    pair.settle();
+    let Poll::Ready(Ok(bytes)) = read(host, 1 << 20) else { panic!("nothing arrived") };
+    assert!(bytes == [8; WORTH_PLACING]);
+    drop(held);
 }
 
 #[test]
@@ -154,9 +172,16 @@ fn a_host_without_slots_uses_the_port() {
 #[test]
 fn who_speaks_of_a_slot_that_is_not_his_loses_the_session() {
     let id = StreamId(2);
-    let placed = |slot, len| Frame::Placed(id, Place { slot, len });
-    let (too_far, too_long) = (u32::from(EACH_WAY), u32::try_from(SLOT).unwrap() + 1);
-    let cases = [placed(too_far, 1), placed(0, too_long), Frame::Grant(0), Frame::Grant(32)];
+    let placed = |slot, from, len| Frame::Placed(id, Place { slot, from, len });
+    let (ours, slot) = (u16::from(TO_HOST), u32::try_from(SLOT).unwrap());
+    let cases = [
+        placed(ours, 0, 1),
+        placed(0, 0, slot + 1),
+        placed(0, slot, 1),
+        placed(u16::MAX, 0, 1),
+        Frame::Grant(0),
+        Frame::Grant(32),
+    ];
     for wrong in cases {
         let memory = Memory::new();
         let pair = memory.pair();
@@ -167,16 +192,17 @@ fn who_speaks_of_a_slot_that_is_not_his_loses_the_session() {
     let mut pair = memory.pair();
     let (mut host, mut guest) = pair.open();
     let odd = StreamId(1);
-    let early = receive(&pair.guest, &[Frame::Placed(odd, Place { slot: too_far, len: 1 })]);
+    let early = receive(&pair.guest, &[Frame::Placed(odd, Place { slot: ours, from: 0, len: 1 })]);
     assert!(matches!(early, Err(MuxError::Slot(_))), "it was not granted");
     warm_up(&pair, &mut host, &mut guest);
-    assert!(matches!(receive(&pair.host, &[Frame::Grant(too_far)]), Err(MuxError::Slot(_))));
-    let long = receive(&pair.guest, &[Frame::Placed(odd, Place { slot: too_far, len: too_long })]);
+    assert!(matches!(receive(&pair.host, &[Frame::Grant(ours.into())]), Err(MuxError::Slot(_))));
+    let long =
+        receive(&pair.guest, &[Frame::Placed(odd, Place { slot: ours, from: 1, len: slot })]);
     assert!(matches!(long, Err(MuxError::Slot(_))));
 
     let without = Pair::new();
-    assert!(receive(&without.host, &[placed(0, 1)]).is_err());
-    assert!(receive(&without.guest, &[Frame::Grant(16)]).is_err());
+    assert!(receive(&without.host, &[placed(0, 0, 1)]).is_err());
+    assert!(receive(&without.guest, &[Frame::Grant(24)]).is_err());
 }
 
 #[test]
@@ -210,4 +236,54 @@ fn a_guest_that_cannot_map_the_area_uses_the_port() {
     pair.host.announce();
     let (mut host, mut guest) = pair.open();
     warm_up_in_port(&pair, &mut host, &mut guest);
+}
+
+#[test]
+fn what_was_read_into_a_slot_is_sent_from_there_and_the_slot_kept_until_all_is_done() {
+    let memory = Memory::new();
+    let mut pair = memory.pair();
+    let (mut host, mut guest) = pair.open();
+    warm_up(&pair, &mut host, &mut guest);
+    let [mut fresh] = <[_; 1]>::try_from(memory.guest.take_fresh(1)).unwrap();
+    let piece = Model::bytes(3, 60_000);
+    fresh.bytes_mut()[..60_000].copy_from_slice(&piece);
+    let bytes = fresh.freeze(60_000);
+    let part = bytes.slice(100..);
+    drop(bytes);
+
+    let waker = noop_waker();
+    let parts = [&b"sixteen of these"[..], &part].map(io::IoSlice::new);
+    let sent = Pin::new(&mut guest).poll_write_vectored(&mut Context::from_waker(&waker), &parts);
+    assert!(matches!(sent, Poll::Ready(Ok(59_916))));
+    drop(part);
+    assert_eq!(memory.at_home().0, 23, "it waits to be sent");
+    let len = carried(&pair.guest, &pair.host);
+    assert!(len < 200, "{len} bytes through the port");
+    let Poll::Ready(Ok(arrived)) = read(&mut host, 65_536) else { panic!("nothing arrived") };
+    assert_eq!(arrived[..16], *b"sixteen of these");
+    assert!(arrived[16..] == piece[100..]);
+    assert_eq!(memory.at_home().0, 23, "the host has not acknowledged it");
+    pair.guest.end();
+    assert_eq!(memory.at_home(), Memory::ALL);
+}
+
+#[test]
+fn some_slots_are_kept_for_those_who_copy() {
+    let memory = Memory::new();
+    let fresh = memory.guest.take_fresh(100);
+    assert_eq!((fresh.len(), memory.at_home().0), (16, 8));
+    assert_eq!(memory.guest.take_fresh(1).len(), 0);
+}
+
+#[test]
+fn who_holds_all_slots_holds_up_nobody() {
+    let memory = Memory::new();
+    let mut pair = memory.pair();
+    let (mut host, mut guest) = pair.open();
+    warm_up(&pair, &mut host, &mut guest);
+    let held: Vec<_> = std::iter::from_fn(|| memory.guest.take_outgoing()).collect();
+    assert!(write(&mut guest, &[7; 10_000]).is_ready());
+    assert!(carried(&pair.guest, &pair.host) > 10_000);
+    assert!(matches!(read(&mut host, 10_000), Poll::Ready(Ok(bytes)) if bytes == [7; 10_000]));
+    drop(held);
 }
