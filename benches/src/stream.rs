@@ -1,4 +1,5 @@
-//! A container's standard streams end to end, beside a raw port.
+//! A container's standard streams end to end, beside a raw port; and beside that what a pipe before or behind it
+//! brings with nobody of ours there.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -47,18 +48,21 @@ pub async fn measure(coracle: &Path, guest: &Path) -> Result<Vec<Row>> {
         row("stream guest to host vs. a raw port", &mut out, &mut raw_out, 0.4),
         row("stream host to guest vs. a raw port", &mut into, &mut raw_into, 0.5),
     ];
-    let most = |place: &str, whose: &str, piped: &mut Vec<f64>, raw: &mut Vec<f64>| {
+    let bare = |place: &str, whose: &str, piped: &mut Vec<f64>, raw: &mut Vec<f64>| {
         let (piped, raw) = (middle(piped), middle(raw));
         Row {
             what: format!("a pipe {place} a raw port vs. a raw port"),
             value: piped / raw,
             unit: "x",
             budget: Budget::None,
-            detail: format!("{:.0} MB/s: the most a container's {whose} could reach", piped / 1e6),
+            detail: format!(
+                "{:.0} MB/s: the port as a container's {whose} would have it",
+                piped / 1e6
+            ),
         }
     };
-    rows.push(most("before", "output", &mut piped, &mut raw_out));
-    rows.push(most("behind", "input", &mut into_pipe, &mut raw_into));
+    rows.push(bare("before", "output", &mut piped, &mut raw_out));
+    rows.push(bare("behind", "input", &mut into_pipe, &mut raw_into));
     rows.push(signals(&live).await?);
     live.vm.close().await?;
     Ok(rows)

@@ -3,12 +3,20 @@
 
 mod channel_common;
 
-use channel_common::{Channel, PATIENCE, pattern, start, start_keeper, start_with_area};
-use coracle_bridge::channel::{AREA_BYTES, AREA_FILE, ChannelDir, ChannelError, keeper};
+use channel_common::{
+    Channel, PATIENCE, pattern, socket_port, start, start_keeper, start_with_area,
+};
+use coracle_bridge::channel::{
+    AREA_BYTES, AREA_FILE, ChannelDir, ChannelError, GuestChannel, keeper,
+};
 use coracle_bridge::port;
 use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 const PORT: u32 = port::STDIO_FIRST;
@@ -116,6 +124,53 @@ async fn the_end_of_the_keeper_resets_all_streams_and_the_next_one_serves_again(
     guest.write_all(b"!").await.unwrap();
     host.unwrap().read_exact(&mut buffer).await.unwrap();
     assert_eq!(&buffer, b"!");
+}
+
+/// Whoever uses a channel resumes everything when the bridge breaks, and nothing as long as it stands.
+#[tokio::test]
+async fn a_lost_session_of_the_streams_takes_the_bridges_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name| folder.path().join(name);
+    let ports = ["control.sock", "port.sock"].map(|name| socket_port(&at(name)));
+    let [control, streams] = ports;
+    let guest = GuestChannel::open(control, streams);
+    let between = UnixListener::bind(at("streams.sock")).unwrap();
+    let cut = Arc::new(Notify::new());
+    let relay = tokio::spawn(relay_until_cut(between, at("port.sock"), Arc::clone(&cut)));
+    let dir = ChannelDir::new(folder.path());
+    let keeper = start_keeper(&dir).await;
+    for _ in 0..3 {
+        let mut ends = Vec::new();
+        for port in [port::BRIDGE, PORT] {
+            let listener = dir.listen(port).unwrap();
+            let (host, guest) = tokio::join!(listener.accept(), guest.dial(port));
+            let (mut host, mut guest) = (host.unwrap(), guest.unwrap());
+            guest.write_all(b"!").await.unwrap();
+            assert_eq!(host.read_u8().await.unwrap(), b'!');
+            ends.push((host, guest));
+        }
+        cut.notify_one();
+        for (host, guest) in &mut ends {
+            let end = timeout(PATIENCE, host.read(&mut [0])).await.unwrap();
+            assert!(matches!(end, Ok(0) | Err(_)));
+            let end = timeout(PATIENCE, guest.read(&mut [0])).await.unwrap();
+            assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        }
+    }
+    relay.abort();
+    keeper.abort();
+}
+
+/// Carries one client after the other to a port, each until told to cut it off.
+async fn relay_until_cut(listener: UnixListener, port: PathBuf, cut: Arc<Notify>) {
+    loop {
+        let mut client = listener.accept().await.unwrap().0;
+        let mut port = UnixStream::connect(&port).await.unwrap();
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut client, &mut port) => {}
+            () = cut.notified() => {}
+        }
+    }
 }
 
 #[tokio::test]

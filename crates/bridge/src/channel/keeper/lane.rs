@@ -15,7 +15,7 @@
 use super::super::area::HostArea;
 use super::super::folder;
 use super::super::handshake::{Nonce, greet};
-use super::super::link::{End, Link};
+use super::super::link::Link;
 use super::super::mux::outflow::Side;
 use super::super::mux::{Area, Incoming, Limits, Mux};
 use super::super::record::Intake;
@@ -49,6 +49,8 @@ pub(super) struct Lane {
     guest_boots: bool,
     /// The file of the area, if there is one.
     area: Option<PathBuf>,
+    /// The session of another lane, with which ours ends.
+    other: Option<Session>,
     limits: Limits,
     start: Duration,
     gone: Duration,
@@ -63,6 +65,7 @@ impl Lane {
             vsock: config.vsock.clone(),
             guest_boots: config.guest_boots,
             area: None,
+            other: None,
             limits,
             start: config.start,
             gone: config.gone,
@@ -74,6 +77,12 @@ impl Lane {
     /// The same with an area at a path, where a VM may have it or not.
     pub(super) fn with_area(self, path: PathBuf) -> Self {
         Lane { area: Some(path), ..self }
+    }
+
+    /// The same with sessions that end as soon as one of another lane does. Who uses both looks at ours alone, and does
+    /// nothing for what broke in the other as long as ours stands.
+    pub(super) fn ending_with(self, other: Session) -> Self {
+        Lane { other: Some(other), ..self }
     }
 
     /// The area for one session.
@@ -107,8 +116,7 @@ impl Lane {
                 match timeout(limit, greet(port, nonce, &mut intake)).await {
                     Ok(Ok(())) => {
                         failures = 0;
-                        let end = self.carry(port, &mut intake, nonce, &incoming).await;
-                        debug!(%end, socket = %self.socket.display(), "a session ended");
+                        self.carry(port, &mut intake, nonce, &incoming).await;
                     }
                     Ok(Err(_)) | Err(_) => failures += 1,
                 }
@@ -131,12 +139,17 @@ impl Lane {
         intake: &mut Intake,
         nonce: Nonce,
         incoming: &mpsc::Sender<Incoming>,
-    ) -> End {
+    ) {
         let mux = Mux::new(Side::Host, self.limits, None, incoming.clone(), self.area());
         let standing = Standing { lane: self, mux: &mux };
         mux.announce();
         self.publish.send_replace(Some(Arc::clone(&mux)));
-        Link::new(port, intake, standing.mux, nonce.session(), Side::Host).run().await
+        let link = Link::new(port, intake, standing.mux, nonce.session(), Side::Host);
+        let socket = self.socket.display();
+        tokio::select! {
+            end = link.run() => debug!(%end, %socket, "a session ended"),
+            () = end_of_one(self.other.clone()) => debug!(%socket, "a session ends with another"),
+        }
     }
 
     /// A connection to the guest, or nothing when there was one before and QEMU is gone.
@@ -195,6 +208,17 @@ impl Lane {
 /// How long to wait for an answer after so many failures in a row.
 fn patience(first: Duration, failures: u32) -> Duration {
     first * 2u32.pow(failures.saturating_sub(QUICK_TRIES).min(MOST_DOUBLINGS))
+}
+
+/// Until a session that stands now, or begins later, has ended.
+async fn end_of_one(lane: Option<Session>) {
+    let Some(mut lane) = lane else { return std::future::pending().await };
+    let first = lane.wait_for(Option::is_some).await.ok().and_then(|first| first.clone());
+    let is_first = |now: &Option<Arc<Mux>>| {
+        first.as_ref().zip(now.as_ref()).is_some_and(|(first, now)| Arc::ptr_eq(first, now))
+    };
+    // That the lane itself is gone says that QEMU is.
+    let _ = lane.wait_for(|now| !is_first(now)).await;
 }
 
 /// Ends the session however its task ends.

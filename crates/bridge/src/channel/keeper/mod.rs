@@ -169,7 +169,8 @@ pub async fn run(config: Keeper, stop: impl Future<Output = ()>) -> Result<(), K
     let mut sessions = dial::Sessions { control: streams.sessions(), streams: streams.sessions() };
     if config.vsock.is_none() {
         streams = streams.with_area(config.dir.path().join(AREA_FILE));
-        let control = Lane::new(&config, config.control.clone(), Limits::CONTROL);
+        let control = Lane::new(&config, config.control.clone(), Limits::CONTROL)
+            .ending_with(streams.sessions());
         sessions.control = control.sessions();
         lanes.spawn(control.run(sender.clone()));
     }

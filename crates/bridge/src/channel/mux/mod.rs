@@ -22,6 +22,7 @@ pub(crate) mod inflow;
 pub(crate) mod outflow;
 mod piece;
 mod places;
+mod queue;
 mod state;
 mod stream;
 #[cfg(test)]

@@ -15,12 +15,11 @@
 //!
 //! Pieces in the area have only a small frame there; how many are under way is how many slots there are.
 
-use super::frame::{DATA_HEAD, Few, Frame, SMALL, StreamId, data_head};
-use super::places::{Filled, Places, WORTH_PLACING};
-use crate::channel::area::Place;
+use super::frame::{DATA_HEAD, Frame, SMALL, StreamId};
+use super::places::{Filled, Places};
+use super::queue::{PACKED, Queue};
 use crate::channel::record::{HEADER, MAX_PAYLOAD};
 use std::collections::VecDeque;
-use std::ops::Range;
 
 /// The most link cost the guest may have unacknowledged: six of its largest records.
 pub const LINK_WINDOW: u64 = 198 * 1024;
@@ -33,12 +32,6 @@ const WRITE_COST: u64 = 1024;
 const ACK_EVERY: u64 = 96 * 1024;
 /// Nor after fewer pieces in the area than this, which is a quarter of those that can be under way.
 const ACK_PLACED: u32 = 4;
-/// Sent records kept for their memory.
-const SPARES: usize = 8;
-/// Shorter records are not worth keeping.
-const WORTH_KEEPING: usize = 4096;
-/// Small frames packed into one record.
-const PACK: usize = 64;
 
 /// What a record of `len` bytes costs on the link.
 #[must_use]
@@ -66,35 +59,19 @@ impl Side {
     }
 }
 
-#[derive(Debug)]
-enum Item {
-    Short(Short),
-    Data(StreamId, Vec<u8>),
-}
-
-/// What is one small frame, of which many fit one record.
-#[derive(Debug)]
-enum Short {
-    Frame(Frame<'static>),
-    /// Bytes in a slot of the area.
-    Placed(StreamId, Filled, Range<usize>),
-}
-
 #[derive(Debug, Clone, Copy)]
 enum Urgent {
     Frame(Frame<'static>),
     Window(StreamId),
 }
 
-/// The queue of a session.
+/// See the module.
 #[derive(Debug)]
 pub struct Outflow {
     side: Side,
     first: Option<Vec<u8>>,
     urgent: VecDeque<Urgent>,
-    queue: VecDeque<Item>,
-    spares: Vec<Vec<u8>>,
-    bytes: usize,
+    queue: Queue,
     sent: u64,
     acked: u64,
     received: u64,
@@ -112,9 +89,7 @@ impl Outflow {
             side,
             first,
             urgent: VecDeque::new(),
-            queue: VecDeque::new(),
-            spares: Vec::new(),
-            bytes: 0,
+            queue: Queue::new(side.most_data()),
             sent: 0,
             acked: 0,
             received: 0,
@@ -126,17 +101,17 @@ impl Outflow {
 
     /// Bytes of data that wait.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.queue.bytes()
     }
 
     /// Frames that wait.
     pub fn frames(&self) -> usize {
-        self.queue.len() + self.urgent.len()
+        self.queue.frames() + self.urgent.len()
     }
 
     /// Queues a frame behind everything queued so far.
     pub fn push(&mut self, frame: Frame<'static>) {
-        self.queue.push_back(Item::Short(Short::Frame(frame)));
+        self.queue.push(frame);
     }
 
     /// Queues a frame before all others but urgent ones.
@@ -149,141 +124,24 @@ impl Outflow {
         self.urgent.push_back(Urgent::Window(stream));
     }
 
-    /// Queues data of a stream, in the parts it has; it fills up the record or the slot before it first.
+    /// Queues data of a stream, in the parts it has.
     pub fn push_data(&mut self, stream: StreamId, parts: &[&[u8]], places: &Places) {
-        for (number, part) in parts.iter().enumerate() {
-            let rest = &parts[number + 1..];
-            self.bytes += part.len();
-            let is_before_lent = rest.first().is_some_and(|next| places.hold(next).is_some());
-            if let Some((slot, from)) = places.hold(part) {
-                let range = from..from + part.len();
-                self.queue.push_back(Item::Short(Short::Placed(stream, slot, range)));
-            } else if is_before_lent && part.len() <= 2 * Few::MOST {
-                // A record of its own would cost more than what it is before.
-                for few in part.chunks(Few::MOST).map(Few::first_of) {
-                    self.queue.push_back(Item::Short(Short::Frame(Frame::Few(stream, few))));
-                }
-            } else {
-                self.push_copy(stream, part, rest.iter().map(|part| part.len()).sum(), places);
-            }
-        }
-    }
-
-    /// Queues data that is copied. There will be room for `more` bytes that follow at once.
-    fn push_copy(&mut self, stream: StreamId, mut data: &[u8], more: usize, places: &Places) {
-        while !data.is_empty() {
-            let n = match self.fill_slot(stream, data) {
-                0 => self.push_slot(stream, data, more, places).unwrap_or_else(|| {
-                    match self.fill_record(stream, data) {
-                        0 => self.push_record(stream, data, more),
-                        n => n,
-                    }
-                }),
-                n => n,
-            };
-            data = &data[n..];
-        }
-    }
-
-    /// Fills up a slot that is last in the queue, if it is the stream's; how many bytes went there.
-    fn fill_slot(&mut self, stream: StreamId, data: &[u8]) -> usize {
-        match self.queue.back_mut() {
-            Some(Item::Short(Short::Placed(last, slot, range))) if *last == stream => {
-                let n = slot.write(range.end, data).unwrap_or(0);
-                range.end += n;
-                n
-            }
-            Some(Item::Data(..) | Item::Short(_)) | None => 0,
-        }
-    }
-
-    /// Queues a slot with as much as it takes, if there is one and it is worth it.
-    fn push_slot(
-        &mut self,
-        stream: StreamId,
-        data: &[u8],
-        more: usize,
-        places: &Places,
-    ) -> Option<usize> {
-        if data.len() + more < WORTH_PLACING {
-            return None;
-        }
-        let mut slot = places.take()?;
-        let n = slot.write(0, data).ok()?;
-        self.queue.push_back(Item::Short(Short::Placed(stream, slot, 0..n)));
-        Some(n)
-    }
-
-    /// The same for a record.
-    fn fill_record(&mut self, stream: StreamId, data: &[u8]) -> usize {
-        match self.queue.back_mut() {
-            Some(Item::Data(last, record)) if *last == stream => {
-                let most = HEADER + DATA_HEAD + self.side.most_data();
-                let n = data.len().min(most - record.len());
-                record.extend_from_slice(&data[..n]);
-                n
-            }
-            Some(Item::Data(..) | Item::Short(_)) | None => 0,
-        }
-    }
-
-    /// Queues as much as one record takes.
-    fn push_record(&mut self, stream: StreamId, data: &[u8], more: usize) -> usize {
-        let most = self.side.most_data();
-        let n = data.len().min(most);
-        let mut record = self.spares.pop().unwrap_or_default();
-        record.reserve_exact(HEADER + DATA_HEAD + (data.len() + more).min(most));
-        record.resize(HEADER, 0);
-        record.extend_from_slice(&data_head(stream));
-        record.extend_from_slice(&data[..n]);
-        self.queue.push_back(Item::Data(stream, record));
-        n
+        self.queue.push_data(stream, parts, places);
     }
 
     /// Takes a sent record back.
-    pub fn recycle(&mut self, mut record: Vec<u8>) {
-        if self.spares.len() < SPARES && record.capacity() >= WORTH_KEEPING {
-            record.clear();
-            self.spares.push(record);
-        }
+    pub fn recycle(&mut self, record: Vec<u8>) {
+        self.queue.recycle(record);
     }
 
     /// Drops all that waits for a stream. True when its OPEN was among it: then the peer has never
     /// heard of the stream.
     pub fn purge(&mut self, stream: StreamId) -> bool {
-        let mut unheard = false;
-        let bytes = &mut self.bytes;
-        self.queue.retain(|item| match item {
-            Item::Short(Short::Frame(Frame::Open(of, _))) if *of == stream => {
-                unheard = true;
-                false
-            }
-            Item::Short(Short::Frame(Frame::Eof(of) | Frame::Stop(of))) => *of != stream,
-            Item::Short(Short::Frame(Frame::Few(of, few))) => {
-                if *of == stream {
-                    *bytes -= few.bytes().len();
-                }
-                *of != stream
-            }
-            Item::Short(Short::Frame(_)) => true,
-            Item::Data(of, record) => {
-                if *of == stream {
-                    *bytes -= record.len() - HEADER - DATA_HEAD;
-                }
-                *of != stream
-            }
-            Item::Short(Short::Placed(of, _, range)) => {
-                if *of == stream {
-                    *bytes -= range.len();
-                }
-                *of != stream
-            }
-        });
         self.urgent.retain(|item| match item {
             Urgent::Window(of) | Urgent::Frame(Frame::Accept(of)) => *of != stream,
             Urgent::Frame(_) => true,
         });
-        unheard
+        self.queue.purge(stream)
     }
 
     /// Counts a received record, to be acknowledged by the host. True when that is due.
@@ -311,8 +169,7 @@ impl Outflow {
 
     /// Whether anything placed waits for the host.
     pub fn has_placed(&self) -> bool {
-        let is_placed = |item: &Item| matches!(item, Item::Short(Short::Placed(..)));
-        !self.under_way.is_empty() || self.queue.iter().any(is_placed)
+        !self.under_way.is_empty() || self.queue.has_placed()
     }
 
     /// Link cost under way.
@@ -326,10 +183,12 @@ impl Outflow {
             && (self.received - self.reported >= ACK_EVERY || self.placed >= ACK_PLACED)
     }
 
-    fn may_send(&self, len: usize) -> bool {
-        match self.side {
+    /// Whether a record that long may go now.
+    fn may_send(&self) -> impl Fn(usize) -> bool + use<> {
+        let (side, under_way) = (self.side, self.sent - self.acked);
+        move |len| match side {
             Side::Host => true,
-            Side::Guest => self.sent + cost(len) - self.acked <= LINK_WINDOW,
+            Side::Guest => under_way + cost(len) <= LINK_WINDOW,
         }
     }
 
@@ -339,60 +198,22 @@ impl Outflow {
         if let Some(record) = self.first.take() {
             return Some(Outgoing { record, sealed: true });
         }
+        let may = self.may_send();
         let mut placed = Vec::new();
         let record = if self.ack_due() || !self.urgent.is_empty() {
-            if !self.may_send(HEADER + PACK * SMALL) {
+            if !may(PACKED) {
                 return None;
             }
             self.pack(&mut credit)
         } else {
-            let len = match self.queue.front()? {
-                Item::Data(_, record) => record.len(),
-                Item::Short(_) => HEADER + SMALL,
-            };
-            if !self.may_send(len) {
+            if !may(self.queue.next_len()?) {
                 return None;
             }
-            match self.queue.pop_front_if(|item| matches!(item, Item::Data(..))) {
-                Some(Item::Data(_, record)) => {
-                    self.bytes -= record.len() - HEADER - DATA_HEAD;
-                    record
-                }
-                Some(Item::Short(_)) | None => self.pack_queue(&mut placed),
-            }
+            self.queue.next(may, &mut placed)
         };
         self.sent += cost(record.len());
         self.under_way.extend(placed.into_iter().map(|slot| (self.sent, slot)));
         Some(Outgoing { record, sealed: false })
-    }
-
-    /// The small frames at the front of the queue.
-    fn pack_queue(&mut self, placed: &mut Vec<Filled>) -> Vec<u8> {
-        let mut record = Vec::with_capacity(HEADER + 2 * SMALL);
-        record.resize(HEADER, 0);
-        while record.len() < HEADER + PACK * SMALL
-            && self.may_send(record.len() + SMALL)
-            && let Some(Item::Short(short)) =
-                self.queue.pop_front_if(|item| matches!(item, Item::Short(_)))
-        {
-            match short {
-                Short::Frame(frame) => {
-                    if let Frame::Few(_, few) = &frame {
-                        self.bytes -= few.bytes().len();
-                    }
-                    frame.put(&mut record);
-                }
-                Short::Placed(stream, slot, range) => {
-                    self.bytes -= range.len();
-                    let number = |n| u32::try_from(n).unwrap_or_default();
-                    let (from, len) = (number(range.start), number(range.len()));
-                    let place = Place { slot: u16::from(slot.number()), from, len };
-                    Frame::Placed(stream, place).put(&mut record);
-                    placed.extend(slot.sent());
-                }
-            }
-        }
-        record
     }
 
     fn pack(&mut self, credit: &mut impl FnMut(StreamId) -> Option<u32>) -> Vec<u8> {
@@ -402,7 +223,7 @@ impl Outflow {
             (self.reported, self.placed) = (self.received, 0);
             Frame::Ack(self.received).put(&mut record);
         }
-        while record.len() < HEADER + PACK * SMALL
+        while record.len() < PACKED
             && let Some(urgent) = self.urgent.pop_front()
         {
             match urgent {
