@@ -49,7 +49,7 @@ pub(super) struct Lane {
     guest_boots: bool,
     /// The file of the area, if there is one.
     area: Option<PathBuf>,
-    /// The session of another lane, with which ours ends.
+    /// The sessions of another lane, with which ours ends.
     other: Option<Session>,
     limits: Limits,
     start: Duration,
@@ -79,8 +79,8 @@ impl Lane {
         Lane { area: Some(path), ..self }
     }
 
-    /// The same with sessions that end as soon as one of another lane does. Who uses both looks at ours alone, and does
-    /// nothing for what broke in the other as long as ours stands.
+    /// The same with sessions that end as soon as another lane begins a new one. Who uses both looks at ours alone, and
+    /// does nothing for what broke in the other as long as ours stands.
     pub(super) fn ending_with(self, other: Session) -> Self {
         Lane { other: Some(other), ..self }
     }
@@ -148,7 +148,7 @@ impl Lane {
         let socket = self.socket.display();
         tokio::select! {
             end = link.run() => debug!(%end, %socket, "a session ended"),
-            () = end_of_one(self.other.clone()) => debug!(%socket, "a session ends with another"),
+            () = begun_anew(self.other.clone()) => debug!(%socket, "a session ends with that of the other port"),
         }
     }
 
@@ -210,15 +210,18 @@ fn patience(first: Duration, failures: u32) -> Duration {
     first * 2u32.pow(failures.saturating_sub(QUICK_TRIES).min(MOST_DOUBLINGS))
 }
 
-/// Until a session that stands now, or begins later, has ended.
-async fn end_of_one(lane: Option<Session>) {
+/// Until a lane has begun another session than the first it has from now on. That one has merely ended is no reason:
+/// when QEMU ends, both ports close, and what the guest said last on ours is still to be read.
+async fn begun_anew(lane: Option<Session>) {
     let Some(mut lane) = lane else { return std::future::pending().await };
     let first = lane.wait_for(Option::is_some).await.ok().and_then(|first| first.clone());
-    let is_first = |now: &Option<Arc<Mux>>| {
-        first.as_ref().zip(now.as_ref()).is_some_and(|(first, now)| Arc::ptr_eq(first, now))
+    let is_another = |now: &Option<Arc<Mux>>| {
+        first.as_ref().zip(now.as_ref()).is_some_and(|(first, now)| !Arc::ptr_eq(first, now))
     };
-    // That the lane itself is gone says that QEMU is.
-    let _ = lane.wait_for(|now| !is_first(now)).await;
+    if lane.wait_for(is_another).await.is_err() {
+        // The lane is gone; the end of ours is its own.
+        std::future::pending().await
+    }
 }
 
 /// Ends the session however its task ends.
