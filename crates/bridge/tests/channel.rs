@@ -131,8 +131,7 @@ async fn the_end_of_the_keeper_resets_all_streams_and_the_next_one_serves_again(
 async fn a_lost_session_of_the_streams_takes_the_bridges_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name| folder.path().join(name);
-    let ports = ["control.sock", "port.sock"].map(|name| socket_port(&at(name)));
-    let [control, streams] = ports;
+    let [control, streams] = ["control.sock", "port.sock"].map(|name| socket_port(&at(name)));
     let guest = GuestChannel::open(control, streams);
     let between = UnixListener::bind(at("streams.sock")).unwrap();
     let cut = Arc::new(Notify::new());
@@ -158,6 +157,37 @@ async fn a_lost_session_of_the_streams_takes_the_bridges_with_it() {
         }
     }
     relay.abort();
+    keeper.abort();
+}
+
+/// When QEMU ends, both ports close, and the guest's last words on the bridge are still to be read.
+#[tokio::test]
+async fn streams_that_end_and_do_not_begin_anew_leave_the_bridge_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name| folder.path().join(name);
+    let [control, streams] = ["control.sock", "port.sock"].map(|name| socket_port(&at(name)));
+    let guest = GuestChannel::open(control, streams);
+    let between = UnixListener::bind(at("streams.sock")).unwrap();
+    let cut = Arc::new(Notify::new());
+    let relay = tokio::spawn(relay_until_cut(between, at("port.sock"), cut));
+    let dir = ChannelDir::new(folder.path());
+    let config = keeper::Keeper { gone: PATIENCE, ..keeper::Keeper::new(dir.clone()) };
+    let keeper = tokio::spawn(keeper::run(config, std::future::pending()));
+    keeper::wait_ready(&dir, PATIENCE).await.unwrap();
+    let mut ends = Vec::new();
+    for port in [port::BRIDGE, PORT] {
+        let listener = dir.listen(port).unwrap();
+        let (host, guest) = tokio::join!(listener.accept(), guest.dial(port));
+        ends.push((host.unwrap(), guest.unwrap()));
+    }
+    relay.abort();
+    let end = timeout(PATIENCE, ends[1].0.read(&mut [0])).await.unwrap();
+    assert!(matches!(end, Ok(0) | Err(_)));
+    let (host, guest) = &mut ends[0];
+    guest.write_all(b"last words").await.unwrap();
+    let mut words = [0; 10];
+    timeout(PATIENCE, host.read_exact(&mut words)).await.unwrap().unwrap();
+    assert_eq!(&words, b"last words");
     keeper.abort();
 }
 
